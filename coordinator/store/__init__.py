@@ -1,0 +1,1 @@
+"""The journal: an append-only store on SQLite or PostgreSQL."""

@@ -1,0 +1,270 @@
+"""Settings: read once from `manta.yaml` and the environment, validated, frozen, handed down by section.
+
+The only module that may look at the environment. Precedence: command line, environment, file, defaults.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from manta.errors import InvalidConfig
+
+SETTINGS_FILE = "manta.yaml"
+ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReplicaSettings(Section):
+    """How a Serve deployment is replicated. `target_ongoing`: requests in flight per replica aimed at."""
+
+    min: int = Field(1, ge=0)
+    max: int = Field(1, ge=1)
+    num_cpus: float = Field(0.3, ge=0)
+    num_gpus: float = Field(0, ge=0)
+    resources: dict[str, float] = {}
+    target_ongoing: float = Field(8, gt=0)
+    max_ongoing: int = Field(32, ge=1)
+    max_queued: int = Field(200, ge=-1)
+    upscale_delay_s: float = Field(5, ge=0)
+    downscale_delay_s: float = Field(60, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ReplicaSettings":
+        if self.max < self.min:
+            raise ValueError("replicas.max must be at least replicas.min")
+        if self.target_ongoing > self.max_ongoing:
+            raise ValueError("replicas.target_ongoing must not exceed replicas.max_ongoing")
+        return self
+
+
+class ModelSettings(Section):
+    """One model. `torch` runs it in the replica, `remote` calls an OpenAI-compatible server,
+    `langchain` any vendor through `init_chat_model`, `sleep` is the timing stand-in of load tests."""
+
+    backend: Literal["torch", "remote", "langchain", "sleep"] = "torch"
+    source: str = "embedded"
+    """torch: `embedded`, a `.gguf` file or a Hugging Face folder. langchain: `provider:model`."""
+    base_url: str = ""
+    model: str = ""
+    """remote: the server's name of the model; empty is this model's own name."""
+    api_key_env: str = ""
+    """Name of the environment variable that holds the key; the key itself is never in a file."""
+    context_window: int = Field(0, ge=0)
+    abilities: tuple[Literal["tools", "json"], ...] = ()
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    device: str = "auto"
+    threads: int = Field(0, ge=0)
+    max_batch: int = Field(16, ge=1)
+    kv_tokens: int = Field(16384, ge=64)
+    timeout_s: float = Field(120, gt=0)
+    step_s: tuple[float, float] = (0.02, 0.001)
+    """sleep: seconds of one engine step, as constant and per sequence in the batch."""
+    replicas: ReplicaSettings = ReplicaSettings()
+
+
+class EmbedderSettings(Section):
+    source: str = "embedded"
+    threads: int = Field(0, ge=0)
+    max_batch: int = Field(32, ge=1)
+    replicas: ReplicaSettings = ReplicaSettings(num_cpus=0.2)
+
+
+class AgentSettings(Section):
+    """A pool of actors that host one agent."""
+
+    use: ImportPath | Literal[""] = ""
+    """Import path of the agent class; empty is the built-in of this name."""
+    size: int = Field(1, ge=1, le=1000)
+    num_cpus: float = Field(0.1, ge=0)
+    num_gpus: float = Field(0, ge=0)
+    resources: dict[str, float] = {}
+    concurrency: int = Field(4, ge=1)
+    """Tasks one actor works on at once."""
+    model: str = ""
+    strategy: Literal["auto", "pipeline", "agent"] = "auto"
+    tools: tuple[str, ...] = ()
+    options: dict[str, Any] = {}
+
+
+class ServerSettings(Section):
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+
+
+class RaySettings(Section):
+    """`address` empty: a Ray of our own on this machine; otherwise the cluster to attach to."""
+
+    address: str = ""
+    num_cpus: int | None = None
+    num_gpus: int | None = None
+    resources: dict[str, float] = {}
+    object_store_mb: int = Field(150, ge=75)
+    dashboard_port: int = Field(8265, ge=0, le=65535)
+
+
+class SearchSettings(Section):
+    engine: Literal["duckduckgo", "searxng"] = "duckduckgo"
+    base_url: str = ""
+
+
+class SandboxSettings(Section):
+    backend: Literal["auto", "bubblewrap", "landlock"] = "auto"
+    wall_s: float = Field(30, gt=0)
+    memory_mb: int = Field(1024, ge=128)
+
+
+def _built_in_agents() -> dict[str, AgentSettings]:
+    return {
+        "planner": AgentSettings(),
+        "research": AgentSettings(size=2),
+        "analyst": AgentSettings(),
+        "writer": AgentSettings(),
+    }
+
+
+class Settings(Section):
+    """All of `manta.yaml`. Relative paths in it start from `project`, the folder it lies in."""
+
+    default_model: str = "smollm2"
+    models: dict[Name, ModelSettings] = {"smollm2": ModelSettings()}
+    embedder: EmbedderSettings = EmbedderSettings()
+    agents: dict[Name, AgentSettings] = Field(default_factory=_built_in_agents)
+    graphs: dict[Name, str] = {}
+    tools: dict[Name, ImportPath] = {}
+    server: ServerSettings = ServerSettings()
+    ray: RaySettings = RaySettings()
+    search: SearchSettings = SearchSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+    store_url: str = ""
+    """SQLAlchemy URL of the journal; empty is SQLite in `home`."""
+    home: Path = Path("~/.manta")
+    project: Path = Path(".")
+    ships_code: bool = False
+    """True when a settings file was found: its folder is then shipped to the agents' workers."""
+    log_level: str = "INFO"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _merge_built_ins(cls, data: Any) -> Any:
+        # A file that sets one agent or model keeps the others.
+        if isinstance(data, dict):
+            for key, base in (("agents", _built_in_agents()), ("models", {"smollm2": ModelSettings()})):
+                given = data.get(key) or {}
+                if isinstance(given, dict):
+                    data = {**data, key: {**base, **given}}
+        return data
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Settings":
+        wanted = {self.default_model, *(a.model for a in self.agents.values() if a.model)}
+        missing = sorted(wanted - set(self.models))
+        if missing:
+            raise ValueError(f"model {missing[0]!r} is not among models: {', '.join(sorted(self.models))}")
+        for name, model in self.models.items():
+            if model.backend == "remote" and not model.base_url:
+                raise ValueError(f"models.{name}: backend remote needs base_url")
+        return self
+
+    @property
+    def journal_url(self) -> str:
+        return self.store_url or f"sqlite:///{self.home / 'journal.db'}"
+
+    @property
+    def address(self) -> str:
+        """Where the gateway listens, as a base URL."""
+        return f"http://{self.server.host}:{self.server.port}"
+
+
+def load_settings(
+    path: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read the settings.
+
+    Args:
+        path: the file; None looks for `manta.yaml` in the current folder and takes defaults without one.
+        environment: MANTA_HOME, MANTA_PORT, MANTA_STORE_URL, MANTA_LOG_LEVEL, MANTA_RAY_ADDRESS.
+        overrides: dotted keys from the command line, `{"server.port": 8001}`.
+
+    Raises:
+        InvalidConfig: the file cannot be read, or a value in it is wrong.
+    """
+    environment = os.environ if environment is None else environment
+    file = path or Path(SETTINGS_FILE)
+    data = _read(file) if path is not None or file.is_file() else {}
+    found = file.is_file()
+    for variable, key in _ENVIRONMENT.items():
+        if environment.get(variable):
+            _put(data, key, environment[variable])
+    for key, value in (overrides or {}).items():
+        _put(data, key, value)
+    data.setdefault("project", str(file.resolve().parent))
+    data["ships_code"] = found
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or str(file)
+        raise InvalidConfig(f"{where}: {first['msg']}", fix=f"mend it in {file}") from None
+    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
+
+
+def secret(name: str, environment: Mapping[str, str] | None = None) -> str:
+    """A key from the environment.
+
+    Raises:
+        InvalidConfig: the variable is not set.
+    """
+    value = (os.environ if environment is None else environment).get(name, "")
+    if not value:
+        raise InvalidConfig(f"the environment variable {name} is not set", fix=f"export {name}=... before `manta up`")
+    return value
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """This process's environment with changes, for a process that is about to be started."""
+    return {**os.environ, **changes}
+
+
+def kill_point() -> str:
+    """The named point at which this process shall die, for tests of recovery: `MANTA_KILL_AT=name:n`."""
+    return os.environ.get("MANTA_KILL_AT", "")
+
+
+_ENVIRONMENT = {
+    "MANTA_HOME": "home",
+    "MANTA_PORT": "server.port",
+    "MANTA_STORE_URL": "store_url",
+    "MANTA_LOG_LEVEL": "log_level",
+    "MANTA_RAY_ADDRESS": "ray.address",
+}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"cannot read {file}: {error}", fix="give --config an existing file") from None
+    except yaml.YAMLError as error:
+        raise InvalidConfig(f"{file} is not YAML: {' '.join(str(error).split())}", fix="mend the line named") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise InvalidConfig(f"{file} must hold a mapping, not {type(data).__name__}", fix="see docs/configuration.md")
+    return data
+
+
+def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+    data[last] = value

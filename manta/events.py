@@ -1,0 +1,45 @@
+"""What happens in a run, as its watchers see it.
+
+Durable events have a gapless `seq` from 1 and are journaled before anyone sees them; token deltas
+(`seq` 0) pass through a bounded ring and are never journaled.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from manta.ids import RunId, StepKey
+
+EventType: TypeAlias = Literal[
+    "run_started",
+    "run_resumed",
+    "step_started",
+    "step_retried",
+    "step_done",
+    "step_failed",
+    "step_skipped",
+    "call_done",
+    "token",
+    "run_done",
+    "run_failed",
+    "run_cancelled",
+]
+
+TERMINAL_EVENTS: frozenset[str] = frozenset({"run_done", "run_failed", "run_cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`at` is seconds since the epoch. `data` by type:
+
+    run_started: graph, version, steps (the step ids in order), input
+    step_started: attempt, agent; step_retried: attempt, error, delay_s
+    step_done: usage, seconds; step_failed: error; call_done: kind, name, usage, replayed
+    token: text; run_done: output; run_failed, run_cancelled: error
+    """
+
+    run: RunId
+    seq: int
+    type: EventType
+    at: float
+    step: StepKey | None = None
+    data: dict[str, Any] = field(default_factory=dict)

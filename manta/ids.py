@@ -1,0 +1,28 @@
+"""Names of the things that cross process borders. All are plain strings on the wire."""
+
+import uuid
+from typing import NewType
+
+RunId = NewType("RunId", str)
+"""A UUID in its canonical form, as the Agent Protocol asks."""
+
+StepId = NewType("StepId", str)
+"""A step's name in its graph: lower-case letters, digits and underscores."""
+
+StepKey = NewType("StepKey", str)
+"""One execution of a step in a run: the step id, and `[n]` behind it for the n-th item of a fan-out."""
+
+CallKey = NewType("CallKey", str)
+"""One model or tool call in a step execution; equal when the step is run again with the same inputs."""
+
+Tenant = NewType("Tenant", str)
+
+DEFAULT_TENANT = Tenant("default")
+
+
+def new_run_id() -> RunId:
+    return RunId(str(uuid.uuid4()))
+
+
+def step_key(step: StepId, index: int | None = None) -> StepKey:
+    return StepKey(step if index is None else f"{step}[{index}]")

@@ -1,0 +1,300 @@
+"""The few values that cross a process: frozen dataclasses of plain JSON values.
+
+Everything here round-trips through `to_json` and `from_json` and through pickle.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from manta.ids import DEFAULT_TENANT, RunId, StepKey, Tenant
+
+Json: typing.TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CallScope:
+    """On whose behalf something happens. Every message carries one.
+
+    `epoch` is the fencing number of the coordinator's claim on the run, `attempt` counts the tries of
+    this step execution from 1; together they decide whether a late write is still welcome.
+    `deadline` is in seconds since the epoch; None is no deadline.
+    """
+
+    run: RunId
+    step: StepKey
+    tenant: Tenant = DEFAULT_TENANT
+    principal: str = "local"
+    attempt: int = 1
+    epoch: int = 1
+    deadline: float | None = None
+    trace_parent: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of one call or a sum of several. Tokens are the model's own."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    model_calls: int = 0
+    tool_calls: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as a model is told of it; `parameters` is a JSON Schema object."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CallHints:
+    """What the coordinator knows of a call beyond its text; schedulers may use it, answers never depend on it.
+
+    `priority`: lower goes first. `attained_tokens`: what this run has spent so far.
+    `steps_left`: steps of the graph that still have to finish after this one.
+    `deadline`: seconds since the epoch at which the caller's lease lapses.
+    """
+
+    run: RunId | None = None
+    step: StepKey | None = None
+    epoch: int = 0
+    priority: int = 0
+    attained_tokens: int = 0
+    steps_left: int = 0
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One model call. `temperature` 0 is greedy; `max_tokens` None is what is left of the window."""
+
+    messages: tuple[ChatMessage, ...]
+    model: str = ""
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: str | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    response_format: dict[str, Any] | None = None
+    hints: CallHints = CallHints()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatChunk:
+    """A piece of an answer. The last one has `finish_reason` and `usage`."""
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatResponse:
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str = "stop"
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a model can do; agents choose their strategy by it. `context_window` is in tokens."""
+
+    id: str
+    context_window: int
+    abilities: tuple[str, ...] = ()
+    """Of `tools` (reliable tool calls), `json` (reliable structured output)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a document, verbatim: `text == document_text[start:end]`, offsets in characters."""
+
+    id: str
+    document: str
+    start: int
+    end: int
+    text: str
+    score: float = 0.0
+    source: str = "document"
+    """`document` for a collection, `web` for a fetched page (then `document` is its address)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence of the answer. `origin`: `model` wrote it, or it was `quoted` from a passage, or `computed`."""
+
+    text: str
+    citations: tuple[str, ...] = ()
+    origin: Literal["model", "quoted", "computed"] = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedSentence:
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """An answer to a sub-question and the passages that were read for it."""
+
+    question: str
+    sentences: tuple[Sentence, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    dropped: tuple[DroppedSentence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRef:
+    """A file kept by content: `sha256` names it in the artifact store; `size` in bytes."""
+
+    name: str
+    sha256: str
+    size: int
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """One result of code that ran: its statement, the code, what it printed, its charts."""
+
+    title: str
+    statements: tuple[Sentence, ...]
+    code: str
+    output: str
+    data_files: tuple[str, ...] = ()
+    charts: tuple[ArtifactRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One step execution handed to an agent pool."""
+
+    scope: CallScope
+    agent: str
+    input: dict[str, Any]
+    model: str = ""
+    hints: CallHints = CallHints()
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a step execution came to; either `output` or `error` (as `MantaError.to_json`) is set."""
+
+    output: Any = None
+    error: dict[str, str] | None = None
+    usage: Usage = Usage()
+    artifacts: tuple[ArtifactRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallIntent:
+    """A model or tool call about to be made. `key` repeats when the step is run again."""
+
+    scope: CallScope
+    key: str
+    kind: Literal["model", "tool"]
+    name: str
+    request_hash: str
+    request: dict[str, Any]
+    idempotent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CallOutcome:
+    """How a call ended: `response` or `error`. Committed before the agent goes on."""
+
+    scope: CallScope
+    key: str
+    response: dict[str, Any] | None = None
+    error: dict[str, str] | None = None
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """A call as the journal has it. `state`: `intent` (begun), `done`, or `unknown` (begun, then its process died)."""
+
+    key: str
+    kind: str
+    name: str
+    request_hash: str
+    state: Literal["intent", "done", "unknown"]
+    response: dict[str, Any] | None = None
+    error: dict[str, str] | None = None
+    usage: Usage = Usage()
+
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON values for a dataclass of this module, or any nest of them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(v) for v in value]
+    return value
+
+
+def from_json(kind: type[T], data: Any) -> T:
+    """The inverse of `to_json` for one class. Unknown fields are ignored: newer writers may add some.
+
+    Raises:
+        TypeError: a required field is missing.
+    """
+    hints = typing.get_type_hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{k: _convert(hints[k], v) for k, v in data.items() if k in known})
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    if isinstance(hint, typing.NewType):
+        return value
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value)
+    if origin is tuple and value is not None:
+        return tuple(_convert(args[0], v) for v in value)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_json(typing.cast(type[Any], hint), value)
+    return value
