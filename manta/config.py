@@ -127,6 +127,7 @@ def _built_in_agents() -> dict[str, AgentSettings]:
         "research": AgentSettings(size=2),
         "analyst": AgentSettings(),
         "writer": AgentSettings(),
+        "worker": AgentSettings(),
     }
 
 
@@ -235,9 +236,15 @@ def child_environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
-def kill_point() -> str:
-    """The named point at which this process shall die, for tests of recovery: `MANTA_KILL_AT=name:n`."""
-    return os.environ.get("MANTA_KILL_AT", "")
+def kill_point() -> tuple[str, str]:
+    """`MANTA_KILL_AT` and `MANTA_KILL_ONCE`: where this process shall die in a test of recovery."""
+    return os.environ.get("MANTA_KILL_AT", ""), os.environ.get("MANTA_KILL_ONCE", "")
+
+
+def ledger_file() -> Path | None:
+    """`MANTA_LEDGER`: where tests want side effects noted, outside the store."""
+    path = os.environ.get("MANTA_LEDGER", "")
+    return Path(path) if path else None
 
 
 _ENVIRONMENT = {

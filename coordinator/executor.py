@@ -1,0 +1,283 @@
+"""Drives one run to its end: asks the scheduler, dispatches tasks, journals what came of them."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agents.worker import WORKER
+from coordinator import scheduler
+from coordinator.retry import delay_s, may_retry
+from coordinator.scheduler import Execution, Finished, Start
+from coordinator.store.journal import Journal
+from coordinator.store.records import Change, EventDraft, RunChange, RunRecord, RunStatus, StepChange, StepRecord
+from coordinator.watch import Watchers
+from manta.clock import Clock
+from manta.errors import MantaError, StepError, StepTimeout
+from manta.faults import reach
+from manta.graph import Graph, Step, parse_graph
+from manta.ids import RunId, StepId, StepKey
+from manta.messages import CallHints, CallScope, Task, TaskResult, Usage, to_json
+from manta.protocols import AgentRuntime
+from manta.telemetry import get_logger
+
+logger = get_logger("coordinator")
+
+
+@dataclass(slots=True)
+class _Ended:
+    """What a dispatched step execution came to, after its retries."""
+
+    start: Start
+    result: TaskResult
+    attempt: int
+    began: float
+
+
+@dataclass(slots=True)
+class RunExecutor:
+    """One claimed run. `execute` returns when the run has reached a terminal state in the journal."""
+
+    record: RunRecord
+    journal: Journal
+    runtime: AgentRuntime
+    watchers: Watchers
+    clock: Clock
+    jitter: random.Random = field(default_factory=random.Random)
+    _executions: dict[StepKey, Execution] = field(default_factory=dict)
+    _running: dict[asyncio.Task[_Ended], StepKey] = field(default_factory=dict)
+    _cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def cancel(self) -> None:
+        """End the run as interrupted; the flag is already in the journal."""
+        self._cancelled.set()
+
+    async def execute(self) -> None:
+        graph = parse_graph(self.record.graph, f"run {self.record.id}")
+        steps = await self.journal.steps(self.record.id)
+        self._executions = {step.key: _as_execution(step) for step in steps}
+        await self._announce(graph, resumed=bool(steps))
+        if self.record.cancel_requested:
+            self._cancelled.set()
+        try:
+            await self._drive(graph)
+        finally:
+            await self._stop_running()
+
+    async def _drive(self, graph: Graph) -> None:
+        interrupted = [e for e in self._executions.values() if e.state == "started"]
+        await self._restart(graph, interrupted)
+        while True:
+            if self._cancelled.is_set():
+                return await self._finish_cancelled()
+            if self._deadline_passed():
+                return await self._finish(Finished(error=_deadline_error()), status="timeout")
+            decision = scheduler.decide(graph, self.record.input, self._executions)
+            if decision.finished is not None:
+                return await self._finish(decision.finished)
+            if decision.skips:
+                await self._skip(decision.skips)
+                continue
+            await self._launch(graph, [(start, 1) for start in decision.starts])
+            await self._wait()
+
+    async def _announce(self, graph: Graph, resumed: bool) -> None:
+        if resumed:
+            await self._commit([EventDraft("run_resumed", data={"epoch": self.record.epoch})])
+            return
+        facts = {"graph": graph.name, "version": graph.version, "steps": [step.id for step in graph.steps]}
+        await self._commit([EventDraft("run_started", data=facts)])
+
+    async def _restart(self, graph: Graph, interrupted: Sequence[Execution]) -> None:
+        """Steps that were running when the last coordinator died run again; their recorded calls are replayed."""
+        again = []
+        for execution in interrupted:
+            record = next(s for s in await self.journal.steps(self.record.id) if s.key == execution.key)
+            step = graph.step(execution.step)
+            again.append((Start(execution.key, step, execution.index, record.input), execution.attempt + 1))
+        await self._launch(graph, again)
+
+    async def _launch(self, graph: Graph, starts: Sequence[tuple[Start, int]]) -> None:
+        if not starts:
+            return
+        changes: list[Change] = []
+        for start, attempt in starts:
+            changes += self._started(start, attempt)
+            self._note(start, "started", attempt)
+        await self._commit(changes)
+        reach("coordinator.step_started")
+        for start, attempt in starts:
+            job = self._perform(graph, start, attempt)
+            self._running[asyncio.create_task(job, name=f"{self.record.id}/{start.key}")] = start.key
+
+    def _started(self, start: Start, attempt: int) -> list[Change]:
+        agent = start.step.agent or WORKER
+        return [
+            StepChange(start.key, StepId(start.step.id), start.index, "started", attempt, agent=agent, input=start.input),
+            EventDraft("step_started", start.key, {"attempt": attempt, "agent": agent}),
+        ]
+
+    async def _perform(self, graph: Graph, start: Start, attempt: int) -> _Ended:
+        """One step execution with its retries; returns its last result."""
+        while True:
+            began = self.clock.monotonic()
+            result = await self._attempt(graph, start, attempt)
+            if result.error is None or not may_retry(result.error, attempt, start.step.retry):
+                return _Ended(start, result, attempt, began)
+            pause = delay_s(result.error, attempt, start.step.retry, self.jitter)
+            facts = {"attempt": attempt, "error": result.error, "delay_s": round(pause, 3)}
+            await self._commit([EventDraft("step_retried", start.key, facts)])
+            await self.clock.sleep(pause)
+            attempt += 1
+            self._note(start, "started", attempt)
+            await self._commit(self._started(start, attempt))
+
+    async def _attempt(self, graph: Graph, start: Start, attempt: int) -> TaskResult:
+        task = await self._task(graph, start, attempt)
+        work = asyncio.ensure_future(self.runtime.perform(task))
+        alarm = asyncio.ensure_future(self.clock.sleep(self._seconds_allowed(start.step)))
+        try:
+            await asyncio.wait({work, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return _outcome(work)
+            cause = f"step {start.key} took longer than {start.step.timeout_s:g} s"
+            return TaskResult(error=StepTimeout(cause, fix="raise timeout_s of the step").to_json())
+        finally:
+            # A step that is cancelled or late must not go on working: the runtime carries this to the agent.
+            for pending in (work, alarm):
+                pending.cancel()
+
+    async def _task(self, graph: Graph, start: Start, attempt: int) -> Task:
+        record = self.record
+        deadline = self.clock.now() + self._seconds_allowed(start.step)
+        scope = CallScope(
+            RunId(record.id), start.key, record.tenant, record.principal, attempt, record.epoch, deadline
+        )
+        spent = await self.journal.usage(record.id)
+        hints = CallHints(
+            run=RunId(record.id),
+            step=start.key,
+            epoch=record.epoch,
+            attained_tokens=spent.input_tokens + spent.output_tokens,
+            steps_left=scheduler.steps_left(graph, start.step.id),
+            deadline=deadline,
+        )
+        agent = start.step.agent or WORKER
+        options = {"call": start.step.call} if start.step.call else {"tool": start.step.tool} if start.step.tool else {}
+        return Task(scope, agent, start.input, hints=hints, options=options)
+
+    def _seconds_allowed(self, step: Step) -> float:
+        if self.record.deadline is None:
+            return step.timeout_s
+        return max(0.0, min(step.timeout_s, self.record.deadline - self.clock.now()))
+
+    def _deadline_passed(self) -> bool:
+        return self.record.deadline is not None and self.clock.now() >= self.record.deadline
+
+    async def _wait(self) -> None:
+        """Until a step ends or the run is cancelled; journals every step that ended, together."""
+        cancelled = asyncio.ensure_future(self._cancelled.wait())
+        try:
+            await asyncio.wait({*self._running, cancelled}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            cancelled.cancel()
+        changes: list[Change] = []
+        for job in [job for job in self._running if job.done()]:
+            del self._running[job]
+            changes += self._ended(job.result())
+        if changes:
+            await self._commit(changes)
+            reach("coordinator.step_done")
+
+    def _ended(self, ended: _Ended) -> list[Change]:
+        start, result, step = ended.start, ended.result, ended.start.step
+        state: scheduler.State = "done" if result.error is None else "failed"
+        self._note(start, state, ended.attempt, result)
+        change = StepChange(
+            start.key,
+            StepId(step.id),
+            start.index,
+            state,
+            ended.attempt,
+            agent=step.agent or WORKER,
+            input=start.input,
+            output=result.output,
+            error=result.error,
+            usage=result.usage,
+        )
+        if result.error is not None:
+            return [change, EventDraft("step_failed", start.key, {"error": result.error})]
+        seconds = round(self.clock.monotonic() - ended.began, 3)
+        return [change, EventDraft("step_done", start.key, {"usage": to_json(result.usage), "seconds": seconds})]
+
+    async def _skip(self, skips: Sequence[scheduler.Skip]) -> None:
+        changes: list[Change] = []
+        for skip in skips:
+            self._executions[skip.key] = Execution(skip.key, StepId(skip.step.id), None, "skipped")
+            changes += [
+                StepChange(skip.key, StepId(skip.step.id), None, "skipped", 1),
+                EventDraft("step_skipped", skip.key),
+            ]
+        await self._commit(changes)
+
+    async def _finish(self, finished: Finished, status: RunStatus = "error") -> None:
+        await self._stop_running()
+        reach("coordinator.before_finish")
+        usage = await self.journal.usage(self.record.id)
+        if finished.error is None:
+            await self._commit(
+                [RunChange("success", output=finished.output, usage=usage), EventDraft("run_done", data={"usage": to_json(usage)})]
+            )
+            return
+        reason = "deadline" if status == "timeout" else finished.error["code"]
+        await self._commit(
+            [
+                RunChange(status, reason=reason, error=finished.error, usage=usage),
+                EventDraft("run_failed", data={"error": finished.error}),
+            ]
+        )
+
+    async def _finish_cancelled(self) -> None:
+        await self._stop_running()
+        usage: Usage = await self.journal.usage(self.record.id)
+        await self._commit([RunChange("interrupted", reason="cancelled", usage=usage), EventDraft("run_cancelled")])
+
+    async def _stop_running(self) -> None:
+        jobs = list(self._running)
+        self._running.clear()
+        for job in jobs:
+            job.cancel()
+        for outcome in await asyncio.gather(*jobs, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                logger.info("a step was stopped: %s", outcome)
+
+    async def _commit(self, changes: Sequence[Change]) -> None:
+        self.watchers.publish(await self.journal.commit(self.record.id, self.record.epoch, changes))
+
+    def _note(self, start: Start, state: scheduler.State, attempt: int, result: TaskResult | None = None) -> None:
+        output, error = (result.output, result.error) if result is not None else (None, None)
+        self._executions[start.key] = Execution(
+            start.key, StepId(start.step.id), start.index, state, attempt, output, error
+        )
+
+
+def _as_execution(step: StepRecord) -> Execution:
+    return Execution(step.key, StepId(step.step), step.index, step.state, step.attempt, step.output, step.error)
+
+
+def _outcome(work: "asyncio.Future[TaskResult]") -> TaskResult:
+    """The task's result; an error of the runtime is the step's error."""
+    try:
+        return work.result()
+    except MantaError as error:
+        return TaskResult(error=error.to_json())
+    except asyncio.CancelledError:
+        return TaskResult(error=StepError("the task was cancelled by its agent", code="agent_lost").to_json())
+    except Exception as error:
+        logger.exception("a task failed outside its agent")
+        return TaskResult(error=StepError(f"{type(error).__name__}: {error}", fix="see the logs").to_json())
+
+
+def _deadline_error() -> dict[str, Any]:
+    return StepTimeout("the run's deadline passed", fix="give the run more time").to_json()

@@ -1,0 +1,93 @@
+"""Pools of agent actors: detached and named, so that a coordinator that restarts finds them again."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from agents.actor import AgentActor, Hosting
+from agents.worker import WORKER
+from coordinator.retry import AGENT_LOST
+from manta.config import AgentSettings
+from manta.errors import NotFound, Unavailable
+from manta.messages import Task, TaskResult
+from manta.telemetry import get_logger
+from tools.ray_calls import NAMESPACE, unwrap
+
+logger = get_logger("coordinator")
+
+
+class RayRuntime:
+    """Hands each task to the least busy actor of its agent's pool. Picklable: actors are made on first use."""
+
+    def __init__(self, hosting: Hosting, runtime_env: Mapping[str, Any] | None = None) -> None:
+        self._hosting = hosting
+        self._agents = dict(hosting.agents)
+        self._runtime_env = dict(runtime_env or {})
+        self._handles: dict[str, Any] = {}
+        self._busy: Counter[str] = Counter()
+
+    async def perform(self, task: Task) -> TaskResult:
+        settings = self._agents.get(task.agent)
+        if settings is None:
+            raise NotFound(f"there is no agent {task.agent!r}", fix="add it under agents in manta.yaml")
+        member = self._least_busy(task.agent, settings.size)
+        self._busy[member] += 1
+        try:
+            return await self._perform_on(member, settings, task)
+        finally:
+            self._busy[member] -= 1
+
+    async def _perform_on(self, member: str, settings: AgentSettings, task: Task) -> TaskResult:
+        handle = await self._actor(member, task.agent, settings)
+        try:
+            result: TaskResult = await handle.perform.remote(task)
+            return result
+        except asyncio.CancelledError:
+            # Cancelling the wait does not reach the actor by itself.
+            handle.cancel.remote(task.scope.run, task.scope.step)
+            raise
+        except ray.exceptions.RayTaskError as error:
+            raise unwrap(error) from None
+        except ray.exceptions.RayActorError as error:
+            self._handles.pop(member, None)
+            cause = " ".join(str(error).split())[:200]
+            raise Unavailable(f"the actor {member} died: {cause}", fix="it is replaced", code=AGENT_LOST) from None
+
+    async def prewarm(self) -> None:
+        """Start every pool but the worker's, which most graphs never use."""
+        pools = [(name, settings) for name, settings in self._agents.items() if name != WORKER]
+        members = [
+            self._actor(f"{name}-{index}", name, settings) for name, settings in pools for index in range(settings.size)
+        ]
+        handles = await asyncio.gather(*members)
+        await asyncio.gather(*(handle.ping.remote() for handle in handles))
+
+    def _least_busy(self, agent: str, size: int) -> str:
+        return min((f"{agent}-{index}" for index in range(size)), key=lambda member: self._busy[member])
+
+    async def _actor(self, member: str, agent: str, settings: AgentSettings) -> Any:
+        if member not in self._handles:
+            # Naming an actor is a blocking call to Ray's control service.
+            self._handles[member] = await asyncio.to_thread(self._create, member, agent, settings)
+        return self._handles[member]
+
+    def _create(self, member: str, agent: str, settings: AgentSettings) -> Any:
+        actor_class: Any = ray.remote(AgentActor)
+        options: dict[str, Any] = {"runtime_env": self._runtime_env} if self._runtime_env else {}
+        return actor_class.options(
+            name=f"manta-agent-{member}",
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            max_task_retries=0,
+            max_concurrency=settings.concurrency + 64,
+            num_cpus=settings.num_cpus,
+            num_gpus=settings.num_gpus,
+            resources=settings.resources or None,
+            **options,
+        ).remote(agent, self._hosting)

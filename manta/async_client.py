@@ -1,0 +1,202 @@
+"""The client that awaits, for programs with an event loop. It mirrors `manta.client`."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, overload
+
+import httpx
+
+from manta import wire
+from manta.client_core import (
+    PATIENCE_S,
+    STREAM_SILENCE_S,
+    TRIES,
+    ClientCore,
+    Messages,
+    Waiting,
+    stream_path,
+    succeeded,
+)
+from manta.errors import MantaError
+from manta.events import Event
+from manta.messages import ArtifactRef, Passage
+from manta.sse import FrameParser
+from manta.wire import Call, ChatReply, CollectionInfo, DocumentInfo, GraphInfo, Readiness, Run, RunResult
+
+T = TypeVar("T")
+
+
+class AsyncClient(ClientCore):
+    """The same as `Client`, awaited; `stream` and a streamed chat are async iterators."""
+
+    def __init__(
+        self, base_url: str | None = None, *, api_key: str | None = None, patience_s: float = PATIENCE_S
+    ) -> None:
+        super().__init__(base_url, api_key, patience_s)
+        self._http = httpx.AsyncClient(base_url=self.base_url, headers=self.headers, trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def run(
+        self,
+        graph: str,
+        input: Any,
+        *,
+        idempotency_key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> RunResult:
+        run = await self.submit(graph, input, idempotency_key=idempotency_key, metadata=metadata)
+        return succeeded(await self._wait(run.id, timeout, met=True))
+
+    async def submit(
+        self,
+        graph: str,
+        input: Any,
+        *,
+        idempotency_key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Run:
+        return await self._call(wire.submit(graph, input, idempotency_key or str(uuid.uuid4()), metadata))
+
+    async def wait(self, run_id: str, *, timeout: float | None = None) -> RunResult:
+        return await self._wait(run_id, timeout, met=False)
+
+    async def stream(
+        self, run_id: str, after: int = 0, *, silence_s: float | None = None
+    ) -> AsyncIterator[Event]:
+        follower = self.follower(run_id, after)
+        connected = False
+        while not follower.finished:
+            try:
+                timeout = self.stream_timeout(silence_s or STREAM_SILENCE_S)
+                headers = follower.headers()
+                async with self._http.stream(
+                    "GET", stream_path(run_id), headers=headers, timeout=timeout
+                ) as response:
+                    if response.status_code >= 400:
+                        await response.aread()
+                        raise wire.error_of(response)
+                    connected = True
+                    async for chunk in response.aiter_raw():
+                        for event in follower.feed(chunk):
+                            yield event
+                        if follower.finished:
+                            return
+                delay = follower.patience.lost("the stream ended before the run did")
+            except httpx.HTTPError as error:
+                if silence_s is not None and isinstance(error, httpx.ReadTimeout):
+                    return
+                delay = self.again(error, connected, follower.patience)
+            except MantaError as error:
+                delay = self.again(error, connected, follower.patience)
+            await asyncio.sleep(delay)
+
+    async def get(self, run_id: str) -> Run:
+        return await self._call(wire.get(run_id))
+
+    async def list(
+        self,
+        *,
+        graph: str | None = None,
+        status: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        limit: int = 20,
+    ) -> Sequence[Run]:
+        return await self._call(wire.search_runs(graph, status, metadata, limit))
+
+    async def cancel(self, run_id: str, *, wait: bool = False) -> None:
+        await self._call(wire.cancel(run_id, wait))
+
+    @overload
+    async def chat(
+        self, messages: Messages, model: str | None = None, stream: Literal[False] = False, **options: Any
+    ) -> ChatReply: ...
+
+    @overload
+    async def chat(
+        self, messages: Messages, model: str | None = None, *, stream: Literal[True], **options: Any
+    ) -> AsyncIterator[str]: ...
+
+    async def chat(
+        self, messages: Messages, model: str | None = None, stream: bool = False, **options: Any
+    ) -> ChatReply | AsyncIterator[str]:
+        name = model or self.default_model or self.first_model(await self._call(wire.models()))
+        call = wire.chat(messages, name, stream, **options)
+        if stream:
+            return self._chat_stream(call)
+        return await self._call(call)
+
+    async def upload_file(self, path: str | Path) -> ArtifactRef:
+        return await self._call(wire.upload(Path(path)))
+
+    async def download(self, ref: ArtifactRef | str) -> bytes:
+        return await self._call(wire.download(ref if isinstance(ref, str) else ref.sha256))
+
+    async def add_document(
+        self, collection: str, source: str | Path | bytes, name: str | None = None
+    ) -> DocumentInfo:
+        return await self._call(
+            wire.add_document(collection, Path(source) if isinstance(source, str) else source, name)
+        )
+
+    async def documents(self, collection: str) -> Sequence[DocumentInfo]:
+        return await self._call(wire.documents(collection))
+
+    async def search_documents(self, collection: str, query: str, limit: int = 8) -> Sequence[Passage]:
+        return await self._call(wire.search_documents(collection, query, limit))
+
+    async def collections(self) -> Sequence[CollectionInfo]:
+        return await self._call(wire.collections())
+
+    async def graphs(self) -> Sequence[GraphInfo]:
+        return await self._call(wire.graphs())
+
+    async def ready(self) -> Readiness:
+        return await self._call(wire.ready())
+
+    async def _wait(self, run_id: str, timeout: float | None, met: bool) -> RunResult:
+        waiting = Waiting(self, run_id, timeout, met)
+        while True:
+            try:
+                return await self._call(waiting.call())
+            except MantaError as error:
+                await asyncio.sleep(waiting.pause(error))
+
+    async def _call(self, call: Call[T]) -> T:
+        for attempt in range(1, TRIES + 1):
+            try:
+                return wire.answer(
+                    call, await self._http.request(call.method, call.path, **self.arguments(call))
+                )
+            except httpx.HTTPError as error:
+                failure = self.lost(call, error, attempt)
+                if failure is not None:
+                    raise failure from None
+        raise AssertionError("the last try either answers or raises")
+
+    async def _chat_stream(self, call: Call[ChatReply]) -> AsyncIterator[str]:
+        parser = FrameParser()
+        try:
+            async with self._http.stream(call.method, call.path, **self.arguments(call)) as response:
+                if response.status_code >= 400:
+                    await response.aread()
+                    raise wire.error_of(response)
+                async for chunk in response.aiter_raw():
+                    for frame in parser.feed(chunk):
+                        if frame.data == "[DONE]":
+                            return
+                        text = wire.chat_delta(frame.data)
+                        if text:
+                            yield text
+        except httpx.HTTPError as error:
+            raise self.lost(call, error, TRIES) or error from None

@@ -1,0 +1,96 @@
+"""The composition root: turns settings into the platform's parts and hands each what it needs. Picklable."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import coordinator
+from agents.actor import Hosting, RemoteCallLog, TokenRelay, coordinator_link
+from agents.context import LocalArtifacts
+from agents.host import HostParts
+from manta.clock import SystemClock
+from manta.config import Settings
+from manta.errors import InvalidConfig
+from manta.graph import Graph, Names, check_names, load_graph
+from serve_app.gateway.deps import Platform
+from serve_app.models.handles import ServeEmbedder, ServeModels
+from tools.actor import RemoteDocuments
+
+READY_GRAPHS = Path(coordinator.__file__).parent / "graphs"
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    settings: Settings
+
+    def models(self) -> ServeModels:
+        return ServeModels(tuple(self.settings.models), self.settings.default_model)
+
+    def host_parts(self) -> HostParts:
+        """Called in each agent's process."""
+        link = coordinator_link()
+        return HostParts(
+            models=self.models(),
+            documents=RemoteDocuments(),
+            artifacts=self.artifacts(),
+            call_log=RemoteCallLog(link),
+            send_token=TokenRelay(link, SystemClock().now).send,
+        )
+
+    def platform(self) -> Platform:
+        """Called in each gateway replica."""
+        return Platform(
+            coordinator=coordinator_link(),
+            documents=RemoteDocuments(),
+            artifacts=self.artifacts(),
+            models=self.models(),
+            embedder=ServeEmbedder(),
+            default_model=self.settings.default_model,
+        )
+
+    def artifacts(self) -> LocalArtifacts:
+        return LocalArtifacts(self.settings.home / "artifacts")
+
+    def hosting(self) -> Hosting:
+        settings = self.settings
+        return Hosting(
+            agents=settings.agents,
+            tools=settings.tools,
+            search=settings.search,
+            sandbox=settings.sandbox,
+            connect=self.host_parts,
+            log_level=settings.log_level,
+        )
+
+    def graphs(self) -> dict[str, Graph]:
+        """The ready graphs and the user's own, each checked against the agents and tools there are.
+
+        Raises:
+            InvalidGraph: one of them cannot run here.
+        """
+        ready = [load_graph(path) for path in sorted(READY_GRAPHS.glob("*.yaml"))]
+        own = [load_graph(self._own_path(name, path)) for name, path in self.settings.graphs.items()]
+        for graph in own:
+            check_names(graph, self.names())
+        return {graph.name: graph for graph in (*ready, *own)}
+
+    def _own_path(self, name: str, path: str) -> Path:
+        full = self.settings.project / path
+        if not full.is_file():
+            raise InvalidConfig(f"graphs.{name}: there is no file {full}", fix="paths start from manta.yaml's folder")
+        return full
+
+    def names(self) -> Names:
+        return Names(frozenset(self.settings.agents), frozenset(self.settings.tools))
+
+    def runtime_env(self) -> Mapping[str, Any]:
+        """Ships the folder of `manta.yaml` to the agents' workers when it names code of the user's own."""
+        settings = self.settings
+        own_code = bool(settings.tools) or any(agent.use for agent in settings.agents.values())
+        own_code = own_code or bool(settings.graphs)
+        if not (settings.ships_code and own_code):
+            return {}
+        return {"working_dir": str(settings.project), "excludes": [".git", ".venv", "out", "**/__pycache__"]}
+
+

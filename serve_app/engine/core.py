@@ -1,0 +1,168 @@
+"""What one engine step does: plan, compute, choose, tell. Used by one thread only."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from manta.errors import InvalidInput, MantaError
+from serve_app.engine.bundle import ModelBundle
+from serve_app.engine.kv_cache import KvCache
+from serve_app.engine.sampler import Sampler, choose_tokens
+from serve_app.engine.scheduler import Scheduler, StepPlan
+from serve_app.engine.text_stream import TextStream
+from serve_app.engine.types import EngineConfig, EngineOutput, EngineStats, FinishReason, GenerationRequest
+
+Sink = Callable[[EngineOutput], None]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    """A request the engine has not finished."""
+
+    request: GenerationRequest
+    sink: Sink
+    sampler: Sampler
+    text: TextStream
+    output_tokens: int = 0
+    cached: int = 0
+
+
+class EngineCore:
+    """The scheduler, the model and the requests. `step` does one round."""
+
+    def __init__(self, bundle: ModelBundle, config: EngineConfig) -> None:
+        self._bundle = bundle
+        model = bundle.model
+        self._cache = KvCache(model.spec, config.kv_tokens, model.dtype, model.device)
+        self.scheduler = Scheduler(config.max_batch, config.kv_tokens, bundle.context, config.prefill_chunk)
+        self._live: dict[str, _Live] = {}
+        self._steps = 0
+        self._prefill_tokens = 0
+        self._decode_tokens = 0
+        self._cached_tokens = 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._live)
+
+    def check(self, request: GenerationRequest) -> None:
+        """Raises what `add` would; safe from any thread."""
+        self.scheduler.check(len(request.prompt_ids), request.params.max_tokens)
+        vocabulary = self._bundle.model.spec.vocab_size
+        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= vocabulary:
+            raise InvalidInput(f"a prompt id lies outside the vocabulary of {vocabulary}")
+
+    def add(self, request: GenerationRequest, sink: Sink) -> None:
+        """Take a request in; one that cannot be taken hears its error through the sink."""
+        params, model = request.params, self._bundle.model
+        try:
+            sampler = Sampler(params, request.prompt_ids, model.spec.vocab_size, model.device)
+            self.scheduler.add(
+                request.id, request.prompt_ids, params.max_tokens, request.priority, request.deadline
+            )
+        except (MantaError, RuntimeError, ValueError) as error:
+            length = len(request.prompt_ids)
+            self._tell(sink, EngineOutput(request.id, "", (), "error", length, 0, 0, str(error)))
+            return
+        text = TextStream(self._bundle.tokenizer.decode, params.stop)
+        self._live[request.id] = _Live(request, sink, sampler, text)
+
+    def end(self, id: str, reason: FinishReason, error: str | None = None) -> None:
+        """Free a request's slot and tell its sink. Unknown ids are ignored."""
+        live = self._live.get(id)
+        if live is not None:
+            self._finish(live, live.text.finish() if reason == "cancelled" else "", (), reason, error)
+
+    def end_all(self, reason: FinishReason, error: str | None = None) -> None:
+        for id in list(self._live):
+            self.end(id, reason, error)
+
+    def step(self, now: float) -> None:
+        """One round: drop what lapsed, compute one plan, give each request its token."""
+        for id in self.scheduler.lapsed(now):
+            self.end(id, "cancelled")
+        plan = self.scheduler.plan()
+        if not plan.segments:
+            return
+        for copy in plan.copies:
+            self._cache.copy(copy.source, copy.target, copy.count)
+        logits = self._bundle.model.forward(plan.segments, self._cache)
+        self.scheduler.advance(plan)
+        self._count(plan)
+        ready = [self._live[id] for id, s in zip(plan.ids, plan.segments, strict=True) if s.wants_logits]
+        if not ready:
+            return
+        tokens = choose_tokens(logits, [live.sampler for live in ready])
+        for live, token in zip(ready, tokens, strict=True):
+            if isinstance(token, Exception):
+                self._finish(live, "", (), "error", f"sampling failed: {token}")
+            else:
+                self._accept(live, token)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            waiting=self.scheduler.waiting,
+            running=len(self.scheduler.running),
+            kv_tokens_used=self.scheduler.reserved,
+            kv_tokens_total=self.scheduler.kv_places,
+            steps=self._steps,
+            prefill_tokens=self._prefill_tokens,
+            decode_tokens=self._decode_tokens,
+            cached_tokens=self._cached_tokens,
+        )
+
+    def _count(self, plan: StepPlan) -> None:
+        self._steps += 1
+        self._cached_tokens += sum(copy.count for copy in plan.copies)
+        for id, segment in zip(plan.ids, plan.segments, strict=True):
+            live = self._live[id]
+            live.cached = self.scheduler.running[id].cached
+            if segment.position < len(live.request.prompt_ids):
+                self._prefill_tokens += len(segment.tokens)
+            else:
+                self._decode_tokens += 1
+
+    def _accept(self, live: _Live, token: int) -> None:
+        """Add a chosen token to a request and decide whether it goes on."""
+        params = live.request.params
+        live.output_tokens += 1
+        if token in self._bundle.end_ids and not params.ignore_eos:
+            self._finish(live, live.text.finish(), (token,), "stop")
+            return
+        text = live.text.push(token)
+        if live.text.stopped:
+            self._finish(live, text, (token,), "stop")
+        elif live.output_tokens >= params.max_tokens:
+            self._finish(live, text + live.text.finish(), (token,), "length")
+        else:
+            self.scheduler.append(live.request.id, token)
+            if not self._tell(live.sink, self._output(live, text, (token,), None)):
+                self._finish(live, "", (), "error", "the receiver of this request failed")
+
+    def _finish(
+        self, live: _Live, text: str, tokens: tuple[int, ...], reason: FinishReason, error: str | None = None
+    ) -> None:
+        self.scheduler.remove(live.request.id)
+        self._live.pop(live.request.id, None)
+        self._tell(live.sink, self._output(live, text, tokens, reason, error))
+
+    @staticmethod
+    def _output(
+        live: _Live, text: str, tokens: tuple[int, ...], reason: FinishReason | None, error: str | None = None
+    ) -> EngineOutput:
+        length = len(live.request.prompt_ids)
+        return EngineOutput(
+            live.request.id, text, tokens, reason, length, live.output_tokens, live.cached, error
+        )
+
+    @staticmethod
+    def _tell(sink: Sink, output: EngineOutput) -> bool:
+        """Call a sink; False when it raised, which must not harm the other requests."""
+        try:
+            sink(output)
+        except Exception:
+            _log.exception("sink of request %s raised", output.request_id)
+            return False
+        return True

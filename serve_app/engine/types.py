@@ -1,0 +1,87 @@
+"""The values that cross the engine's boundary. No torch here, so anyone may import it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to choose tokens and when to stop. `temperature == 0` is greedy; `top_k == 0` means no limit.
+
+    `max_tokens` counts every sampled token, the end-of-sequence token included.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One generation. A lower `priority` number runs first; equal numbers run first in, first out.
+
+    `deadline` is in monotonic seconds; when it lapses the slot is freed with finish reason `cancelled`.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    priority: int = 0
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOutput:
+    """What one step added to a request: `text` and `token_ids` are new, the counts are totals so far.
+
+    `text` may be empty while a stop string or a character is incomplete. `cached_tokens` of the
+    prompt were not computed but copied from an earlier request with the same beginning.
+    """
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How to load and run a model.
+
+    `dtype`: auto, float32 or bfloat16; auto is bfloat16 only where the processor multiplies it natively.
+    `device`: auto, cpu or cuda[:n]. `threads`: 0 leaves torch's own choice. `kv_tokens` bounds the KV
+    memory. `context_window`: 0 takes the model's. `prefill_chunk`: prompt tokens computed per step.
+    """
+
+    dtype: str = "auto"
+    device: str = "auto"
+    threads: int = 0
+    max_batch: int = 16
+    kv_tokens: int = 16384
+    context_window: int = 0
+    prefill_chunk: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counters since start, and the present load. `cached_tokens` counts prompt tokens not recomputed."""
+
+    waiting: int
+    running: int
+    kv_tokens_used: int
+    kv_tokens_total: int
+    steps: int
+    prefill_tokens: int
+    decode_tokens: int
+    cached_tokens: int

@@ -1,0 +1,190 @@
+"""Models in the shapes of OpenAI's API."""
+
+import base64
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from manta.errors import InvalidInput, MantaError, ModelError
+from manta.messages import ChatChunk, ChatRequest, ToolCall, Usage
+from manta.protocols import ChatModel
+from serve_app.gateway.deps import PlatformDep
+from serve_app.gateway.errors import error_body
+from serve_app.openai_wire import call_to_wire, message_from_wire, tools_from_wire, usage_to_wire
+
+EMBEDDING_MODEL = "all-minilm-l6-v2"
+MAX_INPUTS = 2048
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class ChatBody(BaseModel):
+    """The fields Manta acts on; others are accepted and ignored, as OpenAI's own servers do with many."""
+
+    model_config = ConfigDict(extra="ignore")
+    model: str = ""
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    n: Literal[1] = 1
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    response_format: dict[str, Any] | None = None
+
+
+class EmbeddingBody(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    model: str = EMBEDDING_MODEL
+    input: str | list[str]
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+@router.get("/models")
+async def list_models(platform: PlatformDep) -> dict[str, Any]:
+    names = [*platform.models.names, EMBEDDING_MODEL]
+    return {"object": "list", "data": [_model(name) for name in names]}
+
+
+@router.get("/models/{name:path}")
+async def get_model(name: str, platform: PlatformDep) -> dict[str, Any]:
+    if name != EMBEDDING_MODEL:
+        platform.models.get(name)
+    return _model(name)
+
+
+@router.post("/chat/completions")
+async def chat_completions(body: ChatBody, platform: PlatformDep) -> Any:
+    name = body.model or platform.default_model
+    model = platform.models.get(name)
+    request = _request(body)
+    answer = _Answer(name)
+    if not body.stream:
+        return await _whole(model, request, answer)
+    chunks = model.stream(request)
+    # The first chunk before the headers: what fails until then is still an honest status code.
+    first = await anext(chunks)
+    usage_wanted = body.stream_options is not None and body.stream_options.include_usage
+    return StreamingResponse(_streamed(first, chunks, answer, usage_wanted), media_type="text/event-stream")
+
+
+@router.post("/embeddings")
+async def embeddings(body: EmbeddingBody, platform: PlatformDep) -> dict[str, Any]:
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    if not texts or len(texts) > MAX_INPUTS or not all(texts):
+        raise InvalidInput(f"input must be 1 to {MAX_INPUTS} texts, none of them empty")
+    vectors = await platform.embedder.embed(texts)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)}
+        for index, vector in enumerate(vectors)
+    ]
+    words = sum(len(text.split()) for text in texts)
+    return {
+        "object": "list",
+        "data": data,
+        "model": EMBEDDING_MODEL,
+        "usage": {"prompt_tokens": words, "total_tokens": words},
+    }
+
+
+class _Answer:
+    """What all pieces of one completion share."""
+
+    def __init__(self, model: str) -> None:
+        self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def chunk(self, delta: dict[str, Any], finish: str | None, **more: Any) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return {**self.head, "object": "chat.completion.chunk", "choices": [choice], **more}
+
+    def whole(self, text: str, calls: tuple[ToolCall, ...], finish: str, usage: Usage) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message["tool_calls"] = [call_to_wire(call) for call in calls]
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+        return {**self.head, "object": "chat.completion", "choices": [choice], "usage": usage_to_wire(usage)}
+
+
+def _request(body: ChatBody) -> ChatRequest:
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    choice = body.tool_choice if isinstance(body.tool_choice, str) else None
+    return ChatRequest(
+        messages=tuple(message_from_wire(message) for message in body.messages),
+        tools=tools_from_wire(body.tools),
+        tool_choice=choice,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        stop=stop,
+        seed=body.seed,
+        response_format=body.response_format,
+    )
+
+
+async def _whole(model: ChatModel, request: ChatRequest, answer: _Answer) -> dict[str, Any]:
+    text, calls, last = "", (), ChatChunk()  # type: str, tuple[ToolCall, ...], ChatChunk
+    async for chunk in model.stream(request):
+        text += chunk.text
+        calls += chunk.tool_calls
+        last = chunk
+    if last.finish_reason is None:
+        raise ModelError("the model's answer ended before its end", fix="try again")
+    return answer.whole(text, calls, last.finish_reason, last.usage or Usage())
+
+
+async def _streamed(
+    first: ChatChunk, chunks: AsyncGenerator[ChatChunk, None], answer: _Answer, usage_wanted: bool
+) -> AsyncGenerator[str, None]:
+    nothing = {"usage": None} if usage_wanted else {}
+    yield _data(answer.chunk({"role": "assistant", "content": ""}, None, **nothing))
+    usage = Usage()
+    try:
+        chunk: ChatChunk | None = first
+        while chunk is not None:
+            delta: dict[str, Any] = {"content": chunk.text} if chunk.text else {}
+            if chunk.tool_calls:
+                delta["tool_calls"] = [{"index": i, **call_to_wire(c)} for i, c in enumerate(chunk.tool_calls)]
+            if delta or chunk.finish_reason:
+                yield _data(answer.chunk(delta, chunk.finish_reason, **nothing))
+            usage = chunk.usage or usage
+            chunk = await anext(chunks, None)
+    except MantaError as error:
+        # The status is long sent: the error goes in band, and no [DONE] follows it.
+        yield _data(error_body("/v1/", error))
+        return
+    finally:
+        await chunks.aclose()
+    if usage_wanted:
+        last = {**answer.head, "object": "chat.completion.chunk", "choices": [], "usage": usage_to_wire(usage)}
+        yield _data(last)
+    yield "data: [DONE]\n\n"
+
+
+def _data(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def _encoded(vector: list[float], encoding: str) -> list[float] | str:
+    if encoding == "float":
+        return vector
+    return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "manta"}

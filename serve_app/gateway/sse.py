@@ -1,0 +1,79 @@
+"""A run's events as a server-sent stream, in the event names LangGraph's clients know.
+
+`custom` carries Manta's own event and its durable id; `messages` token deltas; `updates` a step's output;
+`values` the run's output; then `end`, or `error` before it. `Last-Event-ID` resumes behind a durable id.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from coordinator.service import Watch
+from coordinator.store.records import RunRecord, StepRecord
+from manta.errors import MantaError
+from manta.events import Event
+from manta.ids import RunId
+from manta.messages import to_json
+from serve_app.gateway.deps import Caller, Platform
+
+KEEP_ALIVE_S = 15.0
+
+
+def frame(event: str, data: Any, event_id: int | None = None) -> str:
+    """One server-sent event. JSON keeps the data on one line."""
+    head = f"id: {event_id}\n" if event_id is not None else ""
+    return f"{head}event: {event}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+async def run_stream(
+    platform: Platform, caller: Caller, record: RunRecord, after: int, stream_mode: str
+) -> AsyncGenerator[str, None]:
+    """Frames until the run is over. An error of the platform is an `error` frame, and no `end` follows."""
+    modes = frozenset(mode.strip() for mode in stream_mode.split(","))
+    run = RunId(record.id)
+    yield frame("metadata", {"run_id": record.id, "agent_id": record.graph_name})
+    cursor = -1
+    try:
+        while True:
+            watch: Watch = await platform.coordinator.call("watch", caller.tenant, run, after, cursor, KEEP_ALIVE_S)
+            cursor = watch.cursor
+            for event in watch.events:
+                after = max(after, event.seq)
+                for text in await _frames(platform, caller, event, modes):
+                    yield text
+            if watch.over:
+                yield frame("end", None)
+                return
+            if not watch.events:
+                yield ": keep-alive\n\n"
+    except asyncio.CancelledError:
+        raise
+    except MantaError as error:
+        yield frame("error", error.to_json())
+
+
+async def _frames(platform: Platform, caller: Caller, event: Event, modes: frozenset[str]) -> list[str]:
+    if event.type == "token":
+        if "messages" not in modes:
+            return []
+        return [frame("messages", [{"type": "AIMessageChunk", "content": event.data["text"]}, {"step": event.step}])]
+    frames = []
+    if event.type == "step_done" and "updates" in modes:
+        frames.append(frame("updates", {event.step: await _step_output(platform, caller, event)}))
+    if event.type == "run_done" and "values" in modes:
+        record, _ = await platform.coordinator.call("get", caller.tenant, event.run)
+        values = record.output if isinstance(record.output, dict) else {"output": record.output}
+        frames.append(frame("values", values))
+    if event.type == "run_failed":
+        frames.append(frame("error", event.data["error"]))
+    if "custom" in modes:
+        # Last, so that a stream cut before it is resumed with the frames above once more, not without them.
+        frames.append(frame("custom", to_json(event), event.seq or None))
+    return frames
+
+
+async def _step_output(platform: Platform, caller: Caller, event: Event) -> Any:
+    steps: list[StepRecord]
+    _, steps = await platform.coordinator.call("get", caller.tenant, event.run)
+    return next(step.output for step in steps if step.key == event.step)

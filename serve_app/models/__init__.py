@@ -1,0 +1,1 @@
+"""Models as Serve deployments, and the handles through which the platform reaches them."""

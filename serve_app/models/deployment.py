@@ -1,0 +1,116 @@
+"""Models on Ray Serve: one application per model, its replicas around one backend each."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+
+from manta.config import EmbedderSettings, ModelSettings, ReplicaSettings
+from manta.errors import ModelError
+from manta.faults import note_side_effect, reach
+from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo
+from manta.telemetry import configure_logging
+from serve_app.backends.build import build_backend
+
+DEPLOYMENT = "model"
+LONGEST_GENERATION_S = 600.0
+"""A replica that is told to stop finishes what it streams; Serve's own grace of 20 s would cut it."""
+
+
+class ModelDeployment:
+    """One replica. Streams by `stream`; a caller that leaves is noticed at the next chunk."""
+
+    def __init__(self, name: str, settings: ModelSettings, log_level: str) -> None:
+        configure_logging(log_level)
+        self._name = name
+        self._backend = build_backend(name, settings)
+        self._backend.start()
+
+    async def info(self) -> ModelInfo:
+        return await self._backend.info()
+
+    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        return await self._backend.count_tokens(messages)
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
+        hints = request.hints
+        note_side_effect("model_call", run=hints.run, step=hints.step, epoch=hints.epoch, model=self._name)
+        first = True
+        async for chunk in self._backend.stream(request):
+            yield chunk
+            if first:
+                reach("replica.first_token")
+                first = False
+
+    async def stats(self) -> dict[str, Any]:
+        return {**self._backend.stats(), **_placement()}
+
+    def check_health(self) -> None:
+        if not self._backend.healthy:
+            raise ModelError(f"the backend of {self._name} is broken", fix="the replica is replaced")
+
+
+class EmbedderDeployment:
+    """Sentence embeddings, gathered into batches over all callers."""
+
+    def __init__(self, settings: EmbedderSettings, log_level: str) -> None:
+        configure_logging(log_level)
+        from serve_app.engine.embeddings import SentenceEmbedder
+        from serve_app.engine.weights import embedded_embedder_path
+
+        path = embedded_embedder_path() if settings.source == "embedded" else Path(settings.source)
+        self._embedder = SentenceEmbedder.load(path, threads=settings.threads)
+        self.embed_batch.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
+
+    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.005)
+    async def embed_batch(self, texts: list[str]) -> list[list[float]]:
+        vectors = await asyncio.to_thread(self._embedder.encode, texts)
+        return [vector.tolist() for vector in vectors]
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector of 384 floats per text."""
+        return list(await asyncio.gather(*(self.embed_batch(text) for text in texts)))
+
+
+def _placement() -> dict[str, Any]:
+    import ray
+
+    context = ray.get_runtime_context()
+    return {"node": context.get_node_id(), "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
+
+
+def model_application(name: str, settings: ModelSettings, log_level: str) -> serve.Application:
+    deployment: Any = serve.deployment(name=DEPLOYMENT, **_options(settings.replicas))(ModelDeployment)
+    return deployment.bind(name, settings, log_level)
+
+
+def embedder_application(settings: EmbedderSettings, log_level: str) -> serve.Application:
+    deployment: Any = serve.deployment(name=DEPLOYMENT, **_options(settings.replicas))(EmbedderDeployment)
+    return deployment.bind(settings, log_level)
+
+
+def _options(replicas: ReplicaSettings) -> dict[str, Any]:
+    actor: dict[str, Any] = {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus}
+    if replicas.resources:
+        actor["resources"] = replicas.resources
+    scale = AutoscalingConfig(
+        min_replicas=replicas.min,
+        initial_replicas=max(replicas.min, 1),
+        max_replicas=replicas.max,
+        target_ongoing_requests=replicas.target_ongoing,
+        upscale_delay_s=replicas.upscale_delay_s,
+        downscale_delay_s=replicas.downscale_delay_s,
+        look_back_period_s=max(2.0, replicas.upscale_delay_s),
+        metrics_interval_s=1.0,
+    )
+    return {
+        "autoscaling_config": scale,
+        "max_ongoing_requests": replicas.max_ongoing,
+        "max_queued_requests": replicas.max_queued,
+        "ray_actor_options": actor,
+        "graceful_shutdown_timeout_s": LONGEST_GENERATION_S,
+        "health_check_period_s": 5,
+    }

@@ -1,0 +1,126 @@
+"""Models and the embedder as others see them: protocols over Serve handles, found by name at run time."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import ray.exceptions
+from ray import serve
+from ray.serve.exceptions import BackPressureError, RayServeException
+
+from manta.errors import ModelError, NotFound, Unavailable
+from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo
+from manta.protocols import ChatModel
+from serve_app.models.deployment import DEPLOYMENT
+from tools.ray_calls import unwrap
+
+EMBEDDER_APP = "embedder"
+
+
+def model_app(name: str) -> str:
+    """The Serve application of a model."""
+    return f"model-{name}"
+
+
+class ServeModel:
+    """A `ChatModel` over the replicas of one model."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._handle: Any = None
+        self._streaming: Any = None
+        self._info: ModelInfo | None = None
+
+    def _replicas(self) -> Any:
+        if self._handle is None:
+            self._handle = serve.get_deployment_handle(DEPLOYMENT, app_name=model_app(self._name))
+            # Every options() makes a handle with a router of its own, so this one is kept too.
+            self._streaming = self._handle.options(stream=True)
+        return self._handle
+
+    async def info(self) -> ModelInfo:
+        if self._info is None:
+            self._info = await self._ask("info")
+        return self._info
+
+    async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        counted: int = await self._ask("count_tokens", tuple(messages))
+        return counted
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            return await getattr(self._replicas(), method).remote(*arguments)
+        except Exception as error:
+            raise _translated(self._name, error) from None
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
+        response: Any = None
+        ended = False
+        try:
+            self._replicas()
+            response = self._streaming.stream.remote(request)
+            async for chunk in response:
+                ended = chunk.finish_reason is not None
+                yield chunk
+        except (ray.exceptions.RayError, RayServeException) as error:
+            raise _translated(self._name, error) from None
+        finally:
+            if response is not None and not ended:
+                # Nothing else stops the replica: not a break out of the loop, not the caller's own cancellation.
+                response.cancel()
+
+
+class ServeModels:
+    """The models of the platform by name. Picklable; a handle is made where it is used, and kept."""
+
+    def __init__(self, names: Sequence[str], default: str) -> None:
+        self._names = tuple(names)
+        self._default = default
+        self._made: dict[str, ServeModel] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ServeModels, (self._names, self._default)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._names
+
+    def get(self, name: str) -> ChatModel:
+        name = name or self._default
+        if name not in self._names:
+            raise NotFound(f"there is no model {name!r}", fix=f"one of: {', '.join(self._names)}", code="model_not_found")
+        if name not in self._made:
+            self._made[name] = ServeModel(name)
+        return self._made[name]
+
+
+class ServeEmbedder:
+    """An `Embedder` over the replicas of the embedding deployment."""
+
+    dimensions = 384
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ServeEmbedder, ()
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        if self._handle is None:
+            self._handle = serve.get_deployment_handle(DEPLOYMENT, app_name=EMBEDDER_APP)
+        try:
+            vectors: list[list[float]] = await self._handle.embed.remote(list(texts))
+            return vectors
+        except (ray.exceptions.RayError, RayServeException) as error:
+            raise _translated("embedder", error) from None
+
+
+def _translated(name: str, error: Exception) -> Exception:
+    """What went wrong between here and a replica, as an error of ours."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return unwrap(error)
+    if isinstance(error, BackPressureError):
+        return Unavailable(f"model {name} has too many requests waiting", fix="try again later", code="overloaded")
+    if isinstance(error, ray.exceptions.RayError | RayServeException):
+        cause = " ".join(str(error).split())[:200]
+        return ModelError(f"a replica of {name} was lost: {cause}", fix="it is replaced; try again")
+    return error

@@ -1,0 +1,1 @@
+"""What runs beyond the fence: standard library only, because only this folder is visible inside bubblewrap."""
