@@ -1,33 +1,17 @@
 """Which computations suit a question and a table, and the Python that does them.
 
-A choice is made from names, kinds and the question's words; every number is left to the code, which runs in the
-sandbox and prints one JSON line. Statements are made from that line alone.
+A choice is made from names, kinds and the question's words; every number is left to the code, which runs in
+the sandbox and prints one JSON line. Statements are made from that line alone.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from agents.sentences import canonical
-from agents.table_profile import (
-    ColumnProfile,
-    Load,
-    Price,
-    TableProfile,
-    Throughput,
-    group_columns,
-    horizon_in,
-    label_columns,
-    load_in,
-    price_of,
-    ranked,
-    relevance,
-    same_work,
-    throughput_of,
-)
+from agents.cost_at_load import load_cost
+from agents.phrases import amount, axis_name, measure_name, plain, span, title_name
+from agents.programs import CHART, Computation, Output, bar_chart, program
+from agents.table_profile import ColumnProfile, TableProfile, group_columns, label_columns, ranked, relevance
 
-Output = Mapping[str, Any]
 MAX_COMPUTATIONS = 4
 _NAMED = 5
 """Rows or groups a statement names; the table below it has them all."""
@@ -52,7 +36,7 @@ def choose(question: str, table: TableProfile) -> list[Computation]:
     if measures and groups:
         chosen.append(_groups(table, groups[0], measures[0], question))
         if len(groups) > 1 and relevance(groups[1], question) >= 4:
-            chosen.append(_groups(table, groups[1], measures[0], question, number=2))
+            chosen.append(_groups(table, groups[1], measures[0], question))
     if len(measures) > 1 and table.rows >= 5 and _ABOUT_BOTH.search(question):
         chosen.append(_correlation(table, measures[0], measures[1]))
     if measures and labels and not cost:
@@ -90,12 +74,10 @@ result = {{"count": len(rows), "rows": rows}}
         return told
 
     chart = bar_chart(title, measure, "rows", "low", "high" if measure.kind == "range" else "")
-    return Computation(title, program(table, labels, code, chart), tell, "chart.png")
+    return Computation(title, program(table, labels, code, chart), tell)
 
 
-def _groups(
-    table: TableProfile, group: ColumnProfile, measure: ColumnProfile, question: str, number: int = 1
-) -> Computation:
+def _groups(table: TableProfile, group: ColumnProfile, measure: ColumnProfile, question: str) -> Computation:
     ascending = bool(_ABOUT_LEAST.search(question))
     code = f"""
 members = {{}}
@@ -137,8 +119,8 @@ result = {{"groups": groups}}
             ]
         return told
 
-    chart = bar_chart(title, measure, "groups", "mean", "", f"chart{number}.png")
-    return Computation(title, program(table, (), code, chart), tell, f"chart{number}.png")
+    chart = bar_chart(title, measure, "groups", "mean", "")
+    return Computation(title, program(table, (), code, chart), tell)
 
 
 def _trend(table: TableProfile, when: ColumnProfile, measure: ColumnProfile) -> Computation:
@@ -170,10 +152,10 @@ result = {{
         ]
 
     chart = (
-        f"line('chart_time.png', {title!r}, [p['date'] for p in points], [p['mean'] for p in points],\n"
+        f"line({CHART!r}, {title!r}, [p['date'] for p in points], [p['mean'] for p in points],\n"
         f"     axis={axis_name(measure)!r})"
     )
-    return Computation(title, program(table, (), code, chart), tell, "chart_time.png")
+    return Computation(title, program(table, (), code, chart), tell)
 
 
 def _correlation(table: TableProfile, first: ColumnProfile, second: ColumnProfile) -> Computation:
@@ -211,13 +193,13 @@ result = {{"count": len(pairs), "r": None if r is None else round(r, 2)}}
         ]
 
     chart = (
-        f"scatter('chart_pairs.png', {title!r}, xs, ys, x_axis={axis_name(second)!r}, y_axis={axis_name(first)!r})"
+        f"scatter({CHART!r}, {title!r}, xs, ys, x_axis={axis_name(second)!r}, y_axis={axis_name(first)!r})"
     )
-    return Computation(title, program(table, (), code, chart), tell, "chart_pairs.png")
+    return Computation(title, program(table, (), code, chart), tell)
 
 
 def _summary(table: TableProfile) -> Computation:
-    code = "result = describe(table)\n"
+    code = f"""result = {{"file": {table.file!r}, **describe(table)}}\n"""
 
     def tell(output: Output) -> list[str]:
         told = [
@@ -229,11 +211,9 @@ def _summary(table: TableProfile) -> Computation:
             if column["kind"] in ("number", "range"):
                 profile = next(c for c in table.columns if c.name == column["name"])
                 told.append(
-                    f"{title_name(profile)} runs from {amount(column['min'], profile)} to "
+                    f"{title_name(profile)} ranges from {amount(column['min'], profile)} to "
                     f"{amount(column['max'], profile)}, with a mean of {amount(column['mean'], profile)}."
                 )
         return told[: _NAMED + 1]
 
     return Computation(f"The columns of {table.file}", program(table, (), code, ""), tell)
-
-

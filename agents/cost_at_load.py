@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from agents.phrases import plain, short_time, span
-from agents.programs import Computation, Output, program
+from agents.programs import CHART, Computation, Output, program
 from agents.table_profile import (
     ColumnProfile,
     Load,
@@ -22,6 +22,10 @@ _NAMED = 10
 
 
 def load_cost(question: str, table: TableProfile, labels: Sequence[ColumnProfile]) -> Computation | None:
+    """The cost of the load for each row, and the instances it takes; None when the question or the table has no such.
+
+    A price per amount of work costs the same on any number of instances; a price per time is paid for each.
+    """
     load = load_in(question)
     if load is None:
         return None
@@ -32,11 +36,9 @@ def load_cost(question: str, table: TableProfile, labels: Sequence[ColumnProfile
     speed = speeds[0] if speeds else None
     if by_work:
         return _cost_by_work(table, labels, load, horizon_in(question), by_work[0], speed)
-    return (
-        _cost_by_time(table, labels, load, horizon_in(question), by_time[0], speed)
-        if by_time and speed
-        else None
-    )
+    if by_time and speed:
+        return _cost_by_time(table, labels, load, horizon_in(question), by_time[0], speed)
+    return None
 
 
 def _cost_by_work(
@@ -58,7 +60,7 @@ for i, price in enumerate(table[{price.column.name!r}]):
         continue
     row = {{"label": label(i), "cost_low": tidy(units / {price.amount!r} * price.low)}}
     row["cost_high"] = tidy(units / {price.amount!r} * price.high)
-{_instances(load, speed, 1)}
+{_instances(load, speed)}
     rows.append(row)
 result = {{"load": tidy({load.number!r}), "units": tidy(units), "rows": rows}}
 """
@@ -67,7 +69,6 @@ result = {{"load": tidy({load.number!r}), "units": tidy(units), "rows": rows}}
         title,
         program(table, labels, code, _cost_chart(title, name, sign)),
         _tell_cost(load, horizon, price),
-        "chart.png",
     )
 
 
@@ -85,7 +86,7 @@ def _cost_by_time(
 rows = []
 for i, price in enumerate(table[{price.column.name!r}]):
     row = {{"label": label(i)}}
-{_instances(load, speed, 1)}
+{_instances(load, speed)}
     if price is None or row.get("instances_low") is None:
         continue
     row["cost_low"] = tidy(row["instances_low"] * price.low * {length} / {price.seconds})
@@ -95,12 +96,10 @@ result = {{"load": tidy({load.number!r}), "units": tidy({load.number!r} * {lengt
 """
     title = f"Cost per {name} of {plain(load.number)} {load.work}s/{short_time(load)}"
     chart = _cost_chart(title, name, price.column.sign)
-    return Computation(
-        title, program(table, labels, code, chart), _tell_cost(load, horizon, price), "chart.png"
-    )
+    return Computation(title, program(table, labels, code, chart), _tell_cost(load, horizon, price))
 
 
-def _instances(load: Load, speed: Throughput | None, depth: int) -> str:
+def _instances(load: Load, speed: Throughput | None) -> str:
     if speed is None:
         return ""
     # The small term keeps a quotient that is whole but for rounding from costing one instance more.
@@ -110,13 +109,14 @@ if speed is not None and speed.low > 0:
     row["instances_low"] = math.ceil({load.per_second!r} / (speed.high / {speed.seconds}) - 1e-9)
     row["instances_high"] = math.ceil({load.per_second!r} / (speed.low / {speed.seconds}) - 1e-9)
 """
-    return "\n".join("    " * depth + line for line in lines.strip().splitlines())
+    return "\n".join("    " + line for line in lines.strip().splitlines())
 
 
 def _cost_chart(title: str, horizon: str, sign: str) -> str:
+    axis = f"cost per {horizon}" + (f" ({sign})" if sign else "")
     return (
-        f"bars('chart.png', {title!r}, [r['label'] for r in rows], [r['cost_low'] for r in rows],\n"
-        f"     [r['cost_high'] for r in rows], axis={f'{sign or "cost"} per {horizon}'!r}, prefix={sign!r})"
+        f"bars({CHART!r}, {title!r}, [r['label'] for r in rows], [r['cost_low'] for r in rows],\n"
+        f"     [r['cost_high'] for r in rows], axis={axis!r}, prefix={sign!r})"
     )
 
 
@@ -128,7 +128,7 @@ def _tell_cost(load: Load, horizon: tuple[str, int], price: Price) -> Callable[[
         if not rows:
             return []
         told = []
-        for row in output["rows"][: 2 * _NAMED]:
+        for row in output["rows"][:_NAMED]:
             need = span(row, "instances", "")
             behind = f", with {need} instance{'' if need == '1' else 's'} to carry the load" if need else ""
             told.append(
@@ -145,5 +145,3 @@ def _tell_cost(load: Load, horizon: tuple[str, int], price: Price) -> Callable[[
         return told
 
     return tell
-
-

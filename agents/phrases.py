@@ -29,7 +29,7 @@ def amount(number: float, column: ColumnProfile) -> str:
     return money(number, column.sign) if column.sign else f"{plain(number)}{unit_behind(column.unit)}"
 
 
-def span(row: Output, name: str, sign: str, unit: str = "") -> str:
+def span(row: Mapping[str, Any], name: str, sign: str, unit: str = "") -> str:
     """`$9.00–$18.00`, `2 to 3`, or one value where both ends are equal; empty where the row has none."""
     low, high = (row.get(f"{name}_{end}" if name else end) for end in ("low", "high"))
     if low is None or high is None:

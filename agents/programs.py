@@ -8,28 +8,38 @@ from agents.phrases import axis_name
 from agents.table_profile import ColumnProfile, TableProfile
 
 Output: TypeAlias = Mapping[str, Any]
+CHART = "chart.png"
 
 
 @dataclass(frozen=True, slots=True)
 class Computation:
-    """A program for the sandbox, the chart file it draws (or empty), and how its JSON line reads in sentences."""
+    """A program for the sandbox that prints one JSON line, and how that line reads in sentences.
+
+    A program that draws leaves its chart as the file CHART.
+    """
 
     title: str
     code: str
     statements: Callable[[Output], list[str]]
-    chart: str = ""
+
+
+def profile_program(file: str) -> str:
+    """Prints the table's profile, or an object with `error` when the file holds no table."""
+    return (
+        "import json\n\nfrom manta_tables import NotATable, describe, read_table\n\ntry:\n"
+        f"    result = describe(read_table({file!r}))\n"
+        'except NotATable as error:\n    result = {"error": str(error)}\nprint(json.dumps(result))\n'
+    )
 
 
 def program(table: TableProfile, labels: Sequence[ColumnProfile], code: str, chart: str) -> str:
     drawing = chart.split("(")[0] if chart else ""
-    lines = [
-        "import json",
-        "import math",
-        "",
-        f"from manta_tables import {'describe, ' if 'describe(' in code else ''}read_table, tidy",
-    ]
-    if drawing:
-        lines.insert(3, f"from manta_charts import {drawing}")
+    readers = ", ".join(
+        name for name in ("describe", "read_table", "tidy") if f"{name}(" in f"read_table( {code}"
+    )
+    lines = ["import json", "import math", ""]
+    lines += [f"from manta_charts import {drawing}"] if drawing else []
+    lines += [f"from manta_tables import {readers}"]
     lines += ["", f"table = read_table({table.file!r})"]
     if "label(" in code:
         lines += ["", "", "def label(i):", f"    {_label_code(labels)}", ""]
@@ -44,16 +54,12 @@ def _label_code(labels: Sequence[ColumnProfile]) -> str:
     first, *others = labels
     if not others:
         return f"return table[{first.name!r}][i]"
-    return f'return f"{{table[{first.name!r}][i]}} ({{table[{others[0].name!r}][i]}})"'
+    return f"return str(table[{first.name!r}][i]) + ' (' + str(table[{others[0].name!r}][i]) + ')'"
 
 
-def bar_chart(
-    title: str, measure: ColumnProfile, rows: str, low: str, high: str, file: str = "chart.png"
-) -> str:
+def bar_chart(title: str, measure: ColumnProfile, rows: str, low: str, high: str) -> str:
     highs = f"[r[{high!r}] for r in {rows}], " if high else ""
     return (
-        f"bars({file!r}, {title!r}, [r['label'] for r in {rows}], [r[{low!r}] for r in {rows}],\n"
+        f"bars({CHART!r}, {title!r}, [r['label'] for r in {rows}], [r[{low!r}] for r in {rows}],\n"
         f"     {highs}axis={axis_name(measure)!r}, prefix={measure.sign!r})"
     )
-
-

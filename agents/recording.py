@@ -327,7 +327,8 @@ class RecordedTools:
                 claim.kept = True
                 return self._replay(done)
             self._refuse_uncertain(intent)
-            note_side_effect("tool_call", run=self._scope.run, step=self._scope.step, name=name, key=claim.key)
+            scope = self._scope
+            note_side_effect("tool_call", run=scope.run, step=scope.step, tool=name, key=claim.key)
             try:
                 result = _plain(name, await run())
             except ToolError as error:

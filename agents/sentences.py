@@ -15,15 +15,13 @@ _RST = re.compile(r"``([^`\n]+)``|:\w+:`~?([^`\n<]+?)(?: ?<[^>\n]*>)?`|`([^`\n<]
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
 _MARKS = re.compile(r"\s*\[\d+(?:\s*[,-]\s*\d+)*\]")
 _END = re.compile(r"[.!?]+[\"'”’)\]*_`]*(?=\s+[\"'“‘(\[`*_$]*[A-Z0-9])")
-_ABBREVIATIONS = frozenset(
-    ["e.g.", "i.e.", "etc.", "vs.", "cf.", "fig.", "no.", "approx.", "incl.", "dr.", "mr.", "mrs.", "st.", "u.s.", "al.", "sec.", "eq.", "inc.", "ltd.", "jr."]
-)
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:['’][a-z]+)?")
 _NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?|(?<=[$€£])\d[\d,]*(?:\.\d+)?|(?<![\w])\.\d+")
 _DIGITS_IN_WORD = re.compile(r"(?<=[A-Za-z])\d+(?:\.\d+)?|\d+(?:\.\d+)?(?=[A-Za-z])")
 _IDENTIFIER = re.compile(
     r"\b(?:[A-Za-z]\w*_\w+|[a-z]+(?:[A-Z][a-z0-9]+)+|(?:[A-Z][a-z0-9]+){2,}|[A-Za-z_]\w+(?:\.[A-Za-z_]\w+)+|[A-Z][A-Z0-9]{2,})\b"
 )
+_SMALL = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _NUMBER_WORDS = {
     word: str(value)
     for value, word in enumerate(
@@ -38,11 +36,28 @@ _NUMBER_WORDS = {
     "million": "1000000",
 }
 
-STOP_WORDS = frozenset(
-    ["a", "about", "above", "after", "again", "all", "also", "although", "am", "an", "and", "another", "any", "are", "as", "at", "be", "because", "been", "before", "being", "below", "between", "both", "but", "by", "can", "cannot", "could", "did", "do", "does", "doing", "down", "during", "each", "either", "else", "ever", "every", "few", "for", "from", "further", "get", "gets", "give", "given", "gives", "had", "has", "have", "having", "he", "her", "here", "hers", "him", "his", "how", "however", "i", "if", "in", "into", "is", "it", "its", "itself", "just", "kind", "let", "like", "made", "make", "makes", "many", "may", "me", "might", "more", "most", "much", "must", "my", "no", "nor", "not", "now", "of", "off", "often", "on", "once", "one", "only", "or", "other", "our", "out", "over", "own", "per", "rather", "same", "say", "see", "shall", "she", "should", "since", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "thus", "to", "too", "under", "until", "up", "upon", "us", "use", "used", "uses", "using", "very", "via", "was", "way", "we", "well", "were", "what", "when", "where", "whether", "which", "while", "who", "whom", "whose", "why", "will", "with", "within", "without", "would", "yes", "yet", "you", "your"]
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ABBREVIATIONS = _listed(
+    "e.g. i.e. etc. vs. cf. fig. no. approx. incl. dr. mr. mrs. st. u.s. al. sec. eq. inc. ltd. jr."
 )
-NEGATIONS = frozenset(
-    ["no", "not", "never", "none", "neither", "nor", "cannot", "without", "can't", "don't", "doesn't", "isn't", "aren't", "won't", "didn't", "wasn't", "weren't", "shouldn't", "couldn't", "wouldn't", "hasn't", "haven't", "unable"]
+STOP_WORDS = _listed(
+    """a about above after again all also although am an and another any are as at be because been
+    before being below between both but by can cannot could did do does doing down during each either else
+    ever every few for from further get gets give given gives had has have having he her here hers him his
+    how however i if in into is it its itself just kind let like made make makes many may me might more most
+    much must my no nor not now of off often on once one only or other our out over own per rather same say
+    see shall she should since so some such than that the their them then there these they this those thus
+    to too under until up upon us use used uses using very via was way we well were what when where whether
+    which while who whom whose why will with within without would yes yet you your"""
+)
+NEGATIONS = _listed(
+    """no not never none neither nor cannot without can't don't doesn't isn't aren't won't didn't wasn't
+    weren't shouldn't couldn't wouldn't hasn't haven't unable"""
 )
 
 
@@ -152,7 +167,7 @@ def content_stems(text: str) -> list[str]:
 
 def numbers(text: str) -> set[str]:
     """The numbers of a text in one form: `1,000` is 1000, `0.50` is 0.5, `three` is 3. Citation marks do not count."""
-    text = _MARKS.sub("", text)
+    text = _MARKS.sub("", text).replace("_", " ")
     found = {canonical(match) for match in _NUMBER.findall(text)}
     found |= {canonical(match) for match in _DIGITS_IN_WORD.findall(text)}
     return found | {_NUMBER_WORDS[word] for word in words(text) if word in _NUMBER_WORDS}

@@ -56,7 +56,7 @@ class AsyncClient(ClientCore):
         timeout: float | None = None,
     ) -> RunResult:
         run = await self.submit(graph, input, idempotency_key=idempotency_key, metadata=metadata)
-        return succeeded(await self._wait(run.id, timeout, met=True))
+        return succeeded(await self.wait(run.id, timeout=timeout))
 
     async def submit(
         self,
@@ -69,13 +69,17 @@ class AsyncClient(ClientCore):
         return await self._call(wire.submit(graph, input, idempotency_key or str(uuid.uuid4()), metadata))
 
     async def wait(self, run_id: str, *, timeout: float | None = None) -> RunResult:
-        return await self._wait(run_id, timeout, met=False)
+        waiting = Waiting(self, run_id, timeout)
+        while True:
+            try:
+                return await self._call(waiting.call())
+            except MantaError as error:
+                await asyncio.sleep(waiting.pause(error))
 
     async def stream(
         self, run_id: str, after: int = 0, *, silence_s: float | None = None
     ) -> AsyncIterator[Event]:
         follower = self.follower(run_id, after)
-        connected = False
         while not follower.finished:
             try:
                 timeout = self.stream_timeout(silence_s or STREAM_SILENCE_S)
@@ -86,8 +90,8 @@ class AsyncClient(ClientCore):
                     if response.status_code >= 400:
                         await response.aread()
                         raise wire.error_of(response)
-                    connected = True
-                    async for chunk in response.aiter_raw():
+                    self.met = True
+                    async for chunk in response.aiter_bytes():
                         for event in follower.feed(chunk):
                             yield event
                         if follower.finished:
@@ -96,9 +100,9 @@ class AsyncClient(ClientCore):
             except httpx.HTTPError as error:
                 if silence_s is not None and isinstance(error, httpx.ReadTimeout):
                     return
-                delay = self.again(error, connected, follower.patience)
+                delay = self.again(error, follower.patience)
             except MantaError as error:
-                delay = self.again(error, connected, follower.patience)
+                delay = self.again(error, follower.patience)
             await asyncio.sleep(delay)
 
     async def get(self, run_id: str) -> Run:
@@ -164,24 +168,17 @@ class AsyncClient(ClientCore):
     async def ready(self) -> Readiness:
         return await self._call(wire.ready())
 
-    async def _wait(self, run_id: str, timeout: float | None, met: bool) -> RunResult:
-        waiting = Waiting(self, run_id, timeout, met)
-        while True:
-            try:
-                return await self._call(waiting.call())
-            except MantaError as error:
-                await asyncio.sleep(waiting.pause(error))
-
     async def _call(self, call: Call[T]) -> T:
         for attempt in range(1, TRIES + 1):
             try:
-                return wire.answer(
-                    call, await self._http.request(call.method, call.path, **self.arguments(call))
-                )
+                response = await self._http.request(call.method, call.path, **self.arguments(call))
             except httpx.HTTPError as error:
                 failure = self.lost(call, error, attempt)
                 if failure is not None:
                     raise failure from None
+            else:
+                self.met = True
+                return wire.answer(call, response)
         raise AssertionError("the last try either answers or raises")
 
     async def _chat_stream(self, call: Call[ChatReply]) -> AsyncIterator[str]:
@@ -191,7 +188,7 @@ class AsyncClient(ClientCore):
                 if response.status_code >= 400:
                     await response.aread()
                     raise wire.error_of(response)
-                async for chunk in response.aiter_raw():
+                async for chunk in response.aiter_bytes():
                     for frame in parser.feed(chunk):
                         if frame.data == "[DONE]":
                             return

@@ -75,7 +75,7 @@ class Client(ClientCore):
             timeout: seconds to wait; after them `wait_timeout` is raised and the run goes on.
         """
         run = self.submit(graph, input, idempotency_key=idempotency_key, metadata=metadata)
-        return succeeded(self._wait(run.id, timeout, met=True))
+        return succeeded(self.wait(run.id, timeout=timeout))
 
     def submit(
         self,
@@ -90,7 +90,12 @@ class Client(ClientCore):
 
     def wait(self, run_id: str, *, timeout: float | None = None) -> RunResult:
         """Wait until the run is done, however it ends."""
-        return self._wait(run_id, timeout, met=False)
+        waiting = Waiting(self, run_id, timeout)
+        while True:
+            try:
+                return self._call(waiting.call())
+            except MantaError as error:
+                time.sleep(waiting.pause(error))
 
     def stream(self, run_id: str, after: int = 0, *, silence_s: float | None = None) -> Iterator[Event]:
         """The events of a run until its end, token deltas (`seq` 0) among them.
@@ -100,7 +105,6 @@ class Client(ClientCore):
             silence_s: return when nothing came for so long; None follows to the end.
         """
         follower = self.follower(run_id, after)
-        connected = False
         while not follower.finished:
             try:
                 timeout = self.stream_timeout(silence_s or STREAM_SILENCE_S)
@@ -110,8 +114,8 @@ class Client(ClientCore):
                     if response.status_code >= 400:
                         response.read()
                         raise wire.error_of(response)
-                    connected = True
-                    for chunk in response.iter_raw():
+                    self.met = True
+                    for chunk in response.iter_bytes():
                         yield from follower.feed(chunk)
                         if follower.finished:
                             return
@@ -119,9 +123,9 @@ class Client(ClientCore):
             except httpx.HTTPError as error:
                 if silence_s is not None and isinstance(error, httpx.ReadTimeout):
                     return
-                delay = self.again(error, connected, follower.patience)
+                delay = self.again(error, follower.patience)
             except MantaError as error:
-                delay = self.again(error, connected, follower.patience)
+                delay = self.again(error, follower.patience)
             time.sleep(delay)
 
     def get(self, run_id: str) -> Run:
@@ -197,22 +201,17 @@ class Client(ClientCore):
     def ready(self) -> Readiness:
         return self._call(wire.ready())
 
-    def _wait(self, run_id: str, timeout: float | None, met: bool) -> RunResult:
-        waiting = Waiting(self, run_id, timeout, met)
-        while True:
-            try:
-                return self._call(waiting.call())
-            except MantaError as error:
-                time.sleep(waiting.pause(error))
-
     def _call(self, call: Call[T]) -> T:
         for attempt in range(1, TRIES + 1):
             try:
-                return wire.answer(call, self._http.request(call.method, call.path, **self.arguments(call)))
+                response = self._http.request(call.method, call.path, **self.arguments(call))
             except httpx.HTTPError as error:
                 failure = self.lost(call, error, attempt)
                 if failure is not None:
                     raise failure from None
+            else:
+                self.met = True
+                return wire.answer(call, response)
         raise AssertionError("the last try either answers or raises")
 
     def _chat_stream(self, call: Call[ChatReply]) -> Iterator[str]:
@@ -222,7 +221,7 @@ class Client(ClientCore):
                 if response.status_code >= 400:
                     response.read()
                     raise wire.error_of(response)
-                for chunk in response.iter_raw():
+                for chunk in response.iter_bytes():
                     for frame in parser.feed(chunk):
                         if frame.data == "[DONE]":
                             return

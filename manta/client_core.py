@@ -33,6 +33,8 @@ class ClientCore:
         self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.patience_s = patience_s
         self.default_model = ""
+        self.met = False
+        """The service has answered before, so that when it does not it is away, not absent."""
 
     def arguments(self, call: Call[Any]) -> dict[str, Any]:
         body = {"json": call.json} if call.json is not None else {"content": call.content}
@@ -60,15 +62,12 @@ class ClientCore:
     def follower(self, run_id: str, after: int) -> Follower:
         return Follower(run_id, after, Patience(run_id, self.patience_s, time.monotonic), time.time)
 
-    def again(self, error: Exception, met: bool, patience: Patience) -> float:
-        """Seconds until a watched run is asked for again; raises `error` when that is no use.
-
-        `met`: the service has answered before, so that it is only away, not absent.
-        """
+    def again(self, error: Exception, patience: Patience) -> float:
+        """Seconds until a watched run is asked for again; raises `error` when that is no use."""
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             error = wire.unreachable(self.base_url, error)
         if isinstance(error, MantaError):
-            away = isinstance(error, Unavailable) or (met and error.code in AWAY)
+            away = isinstance(error, Unavailable) or (self.met and error.code in AWAY)
             if not away:
                 raise error from None
         return patience.lost(str(error) or type(error).__name__)
@@ -96,8 +95,8 @@ def succeeded(result: RunResult) -> RunResult:
 class Waiting:
     """The state of a wait that may take several requests."""
 
-    def __init__(self, client: ClientCore, run_id: str, timeout: float | None, met: bool) -> None:
-        self._client, self._run_id, self._timeout, self._met = client, run_id, timeout, met
+    def __init__(self, client: ClientCore, run_id: str, timeout: float | None) -> None:
+        self._client, self._run_id, self._timeout = client, run_id, timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._patience = Patience(run_id, client.patience_s, time.monotonic)
 
@@ -114,10 +113,9 @@ class Waiting:
     def pause(self, error: MantaError) -> float:
         """Seconds until the next request."""
         if error.code == "platform_timeout":
-            self._met = True
             self._patience.reset()
             return 0
-        return self._client.again(error, self._met, self._patience)
+        return self._client.again(error, self._patience)
 
 
 def _late(run_id: str, timeout: float) -> PlatformError:

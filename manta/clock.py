@@ -52,6 +52,11 @@ class ManualClock:
         heapq.heappush(self._sleepers, (self._now + seconds, self._count, future))
         await future
 
+    @property
+    def sleeping(self) -> int:
+        """How many sleepers wait."""
+        return len(self._sleepers)
+
     async def advance(self, seconds: float) -> None:
         """Move time forward and let every sleeper whose deadline passed run."""
         end = self._now + seconds

@@ -147,7 +147,11 @@ def port_holder(port: int) -> str:
     """Who listens on a port, in words, as far as this user may know."""
     try:
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and tuple(connection.laddr)[1:] == (port,) and connection.pid:
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and tuple(connection.laddr)[1:] == (port,)
+                and connection.pid
+            ):
                 return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
     except psutil.Error:
         return "another process"

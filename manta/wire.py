@@ -15,7 +15,16 @@ from urllib.parse import quote
 
 import httpx
 
-from manta.errors import Conflict, InvalidInput, MantaError, NotFound, PlatformError, Unauthorized, Unavailable, error_from_json
+from manta.errors import (
+    Conflict,
+    InvalidInput,
+    MantaError,
+    NotFound,
+    PlatformError,
+    Unauthorized,
+    Unavailable,
+    error_from_json,
+)
 from manta.messages import ArtifactRef, ChatMessage, Passage, Usage, from_json
 from manta.sse import unexpected
 

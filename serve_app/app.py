@@ -115,7 +115,7 @@ def _run(application: serve.Application, name: str, route: str | None) -> None:
 def _coordinator(composition: Composition, graphs: dict[str, Any]) -> None:
     settings = composition.settings
     runtime = RayRuntime(composition.hosting(), composition.runtime_env())
-    actor_class: Any = ray.remote(CoordinatorActor)
+    actor_class: Any = ray.remote(concurrency_groups=GROUPS)(CoordinatorActor)
     handle = actor_class.options(
         name=COORDINATOR,
         namespace=NAMESPACE,
@@ -124,7 +124,6 @@ def _coordinator(composition: Composition, graphs: dict[str, Any]) -> None:
         max_restarts=-1,
         max_task_retries=0,
         num_cpus=0.1,
-        concurrency_groups=GROUPS,
         scheduling_strategy=_here(settings),
     ).remote(settings.journal_url, runtime, graphs, composition.names(), settings.log_level)
     _wait(lambda: ray.get(handle.health.remote(), timeout=10)["journal"], "the coordinator did not open its journal")

@@ -160,7 +160,7 @@ def _pdf(name: str, data: bytes) -> str:
         reader = pypdf.PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
             raise UnreadableDocument(f"{name} is encrypted", fix="save it without a password")
-        pages = [page.extract_text() for page in reader.pages]
+        pages = [page.extract_text().strip() for page in reader.pages]
     except UnreadableDocument:
         raise
     except Exception as error:
@@ -170,4 +170,4 @@ def _pdf(name: str, data: bytes) -> str:
             f"{name} is not a PDF that can be read: {cause}", fix="save or print it as PDF again"
         ) from error
     # Lone surrogates from broken fonts can be neither stored nor sent.
-    return "\n\n".join(pages).encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
+    return "\n\n".join(filter(None, pages)).encode("utf-8", "replace").decode("utf-8").replace("\0", " ")

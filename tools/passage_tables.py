@@ -99,7 +99,10 @@ class PassageTables:
             Conflict: the table's vectors have another size.
         """
         with _storage():
-            table = self._open(collection) or self._create(collection, len(vectors[0]))
+            table = self._open(collection)
+            # A table's truth value is its number of rows.
+            if table is None:
+                table = self._create(collection, len(vectors[0]))
             size = table.schema.field("vector").type.list_size
             if size != len(vectors[0]):
                 raise Conflict(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 LOW, HIGH = 80, 160
 """A passage holds about this many words; a heading may end one earlier, a code block may stretch it."""
-HEADING_LOW = 40
+HEADING_LOW = 24
 CODE_HIGH = 320
 CHARACTERS_PER_WORD = 8
 """Text without spaces (Chinese, base64, tables of addresses) counts by its length instead."""
@@ -96,17 +96,25 @@ def _even(text: str, units: list[Span], aim: float, limit: int) -> Iterator[Span
 
 
 def _hard(text: str, unit: Span, limit: int) -> Iterator[Span]:
-    """A sentence longer than a passage is cut between words, a word longer than a passage anywhere."""
+    """What is longer than a passage is cut between its lines, then between words, then anywhere."""
     if weight(text[unit.start : unit.end]) <= limit:
         yield unit
         return
+    lines = list(_lines(text, unit.start, unit.end))
+    if len(lines) > 1:
+        for line in lines:
+            yield from _hard(text, line, limit)
+        return
     longest = limit * CHARACTERS_PER_WORD
-    words = (
-        Span(at, min(at + longest, word.end()))
-        for word in _WORD.finditer(text, unit.start, unit.end)
-        for at in range(word.start(), word.end(), longest)
-    )
-    yield from _even(text, list(words), limit, limit)
+    start, end, words = unit.start, unit.start, 0
+    for word in _WORD.finditer(text, unit.start, unit.end):
+        for at in range(word.start(), word.end(), longest):
+            next_end = min(at + longest, word.end())
+            if words == limit or (words and next_end - start > longest):
+                yield Span(start, end)
+                start, words = at, 0
+            end, words = next_end, words + 1
+    yield Span(start, end)
 
 
 _WORD = re.compile(r"\S+")

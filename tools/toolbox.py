@@ -7,6 +7,7 @@ import json
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
@@ -114,12 +115,12 @@ class Toolbox(Mapping[str, Tool]):
         tool = self._tools.get(name)
         if tool is None:
             raise ToolError(f"there is no tool {name!r}", fix=f"tools: {', '.join(self._tools) or 'none'}")
-        problem = next(
-            iter(jsonschema.Draft202012Validator(tool.parameters).iter_errors(dict(arguments))), None
+        problems = list(
+            islice(jsonschema.Draft202012Validator(tool.parameters).iter_errors(dict(arguments)), 3)
         )
-        if problem is not None:
-            where = ".".join(map(str, problem.absolute_path)) or "arguments"
-            raise ToolError(f"{name}: {where}: {problem.message[:300]}", fix="follow the tool's schema")
+        if problems:
+            causes = "; ".join(_where(p.absolute_path) + p.message[:200] for p in problems)
+            raise ToolError(f"{name}: {causes}", fix="follow the tool's schema")
         result = await self._within_time(tool, arguments, context)
         return self._plain(name, result)
 
@@ -253,9 +254,8 @@ def _runner(name: str, function: Callable[..., Any], model: type[pydantic.BaseMo
         try:
             checked = model.model_validate(dict(arguments))
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "arguments"
-            raise ToolError(f"{name}: {where}: {first['msg']}", fix="follow the tool's schema") from None
+            causes = "; ".join(_where(e["loc"]) + e["msg"] for e in error.errors()[:3])
+            raise ToolError(f"{name}: {causes}", fix="follow the tool's schema") from None
         given = {field: getattr(checked, field) for field in model.model_fields}
         if wants_context:
             given["context"] = context
@@ -275,6 +275,11 @@ def _of_langchain(value: Any) -> Tool:
         return typing.cast(Json, to_jsonable_python(await value.ainvoke(dict(arguments))))
 
     return Tool(value.name, value.description or value.name, parameters, run)
+
+
+def _where(path: Iterable[Any]) -> str:
+    dotted = ".".join(map(str, path))
+    return f"{dotted}: " if dotted else ""
 
 
 def _failed(tool: Tool, error: Exception) -> ToolError:

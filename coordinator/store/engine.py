@@ -24,7 +24,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
-from manta.errors import InvalidConfig, StorageUnavailable
+from manta.errors import InvalidConfig, InvalidInput, StorageUnavailable
 
 T = TypeVar("T")
 
@@ -143,7 +143,10 @@ def open_storage(url: str, retry_delays: tuple[float, ...] | None = None) -> Sto
 
 
 def _dumps(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"a value is not plain JSON: {error}", fix="journal plain JSON values") from error
 
 
 def _sqlite_engines(url: URL) -> tuple[Engine, Engine]:

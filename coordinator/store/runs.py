@@ -39,13 +39,11 @@ def create_run(connection: Connection, new: NewRun, now: float) -> tuple[RunReco
     existing = _same_request(connection, new)
     if existing is not None:
         return existing, False
-    savepoint = connection.begin_nested()
     try:
-        _insert_run(connection, new, now)
-        savepoint.commit()
+        with connection.begin_nested():
+            _insert_run(connection, new, now)
     except IntegrityError:
         # Another process was faster with the same key.
-        savepoint.rollback()
         existing = _same_request(connection, new)
         if existing is None:
             raise

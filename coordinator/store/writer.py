@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DataError, DBAPIError, StatementError
 
 from coordinator.store.engine import Storage, is_storage_failure
-from manta.errors import InvalidInput, StorageUnavailable
+from manta.errors import InvalidInput, MantaError, StorageUnavailable
 
 T = TypeVar("T")
 
@@ -166,15 +166,14 @@ def _run_in_savepoint(connection: Connection, operation: Callable[[Connection], 
 
 def _explained(error: Exception) -> Exception:
     """Errors of a value as InvalidInput; the rest as they are."""
-    if isinstance(error, DataError | OverflowError | RecursionError):
-        cause: BaseException = error
-    elif isinstance(error, StatementError) and not isinstance(error, DBAPIError):
-        cause = error.orig or error
-    else:
-        return error
-    explained = InvalidInput(
-        f"a value cannot be journaled: {str(getattr(cause, 'orig', None) or cause).splitlines()[0]}",
-        fix="journal plain JSON values: no NaN, no objects, no NUL in names",
-    )
-    explained.__cause__ = error
-    return explained
+    wrapped = error.orig if isinstance(error, StatementError) else None
+    if isinstance(wrapped, MantaError):
+        return wrapped
+    if isinstance(error, DataError | OverflowError) or isinstance(wrapped, ValueError):
+        explained = InvalidInput(
+            f"a value cannot be journaled: {str(wrapped or error).splitlines()[0]}",
+            fix="use plain text and numbers of ordinary size",
+        )
+        explained.__cause__ = error
+        return explained
+    return error

@@ -75,6 +75,7 @@ class Session:
         return Client(self.address(), api_key=secret(self.api_key_env) if self.api_key_env else None)
 
 
-def session(ctx: typer.Context) -> Session:
-    found = ctx.find_object(Session)
+def session(ctx: Any) -> Session:
+    """The options given before the command's name. `ctx` is Typer's context."""
+    found: Session | None = ctx.find_object(Session)
     return found if found is not None else Session()

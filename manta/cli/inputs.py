@@ -155,7 +155,7 @@ def _collection_for(client: Client, folder: Path, names: set[str]) -> tuple[str,
     known = _known(client, name)
     if set(known) <= names:
         return name, known
-    # A document that is gone from the folder must not be cited: this set of files gets a collection of its own.
+    # A document that is gone from the folder must not be cited: these files get a collection of their own.
     name = collection_name(folder, "\n".join(sorted(names)))
     known = _known(client, name)
     return name, known

@@ -1,7 +1,7 @@
 """`up`, `down`, `status`: the platform on this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,7 @@ def up(
       manta up --address ray-head:6379
     """
     base = session(ctx)
-    overrides = {"server.port": port} if port is not None else {}
+    overrides: dict[str, Any] = {"server.port": port} if port is not None else {}
     if address:
         overrides |= {"ray.address": address}
     wanted = Session(config or base.config, home or base.home, overrides=overrides)
@@ -89,9 +89,8 @@ def status(
     else:
         say(f"{'ready' if readiness.ready else 'not ready'} at {address}")
         for name, part in sorted(readiness.components.items()):
-            say(
-                f"  {_MARKS.get(part.state, '·')} {name}: {part.state}{f' ({part.detail})' if part.detail else ''}"
-            )
+            detail = f" ({part.detail})" if part.detail else ""
+            say(f"  {_MARKS.get(part.state, '·')} {name}: {part.state}{detail}")
     if not readiness.ready:
         raise PlatformError("some components are not ready", fix="manta logs", code="not_ready")
 

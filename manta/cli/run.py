@@ -58,7 +58,7 @@ def run(
     if not base.url:
         bring_up(base, to_stderr=as_json)
     with base.client() as client:
-        _check_graph(client, graph)
+        check_graph(client, graph)
         run_input = _run_input(client, question, graph, given, docs, data or [], max_questions, as_json)
         started = client.submit(
             graph, run_input, idempotency_key=str(uuid.uuid4()), metadata={"source": "cli"}
@@ -119,7 +119,7 @@ def _check(
         check_folder(out_dir)
 
 
-def _check_graph(client: Client, graph: str) -> None:
+def check_graph(client: Client, graph: str) -> None:
     names = sorted(g.name for g in client.graphs())
     if graph not in names:
         raise NotFound(

@@ -16,7 +16,7 @@ from manta.cli.common import Session, out, say, say_json, session
 from manta.cli.output import check_folder, write_output
 from manta.cli.progress import JsonLines, Lines, StepView, step_line
 from manta.client import Client
-from manta.errors import InvalidInput, NotFound
+from manta.errors import InvalidInput, MantaError, NotFound
 from manta.messages import to_json
 from manta.wire import Run, StepState
 
@@ -35,7 +35,7 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     try:
         with session(ctx.find_root()).client() as client:
             found = client.list(limit=50)
-    except Exception:  # A completion must never print an error into the command line being typed.
+    except MantaError:
         return []
     return [(run.id, f"{run.graph} {run.status}") for run in found if run.id.startswith(incomplete)]
 

@@ -72,7 +72,11 @@ class TorchBackend:
         wanted = _generation(request, prompt, room)
         outputs: asyncio.Queue[EngineOutput] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        self.engine.submit(wanted, lambda output: loop.call_soon_threadsafe(outputs.put_nowait, output))
+
+        def arrived(output: EngineOutput) -> None:
+            loop.call_soon_threadsafe(outputs.put_nowait, output)
+
+        self.engine.submit(wanted, arrived)
         try:
             while True:
                 output = await outputs.get()

@@ -29,7 +29,7 @@ class Engine:
     def __init__(
         self, bundle: ModelBundle, config: EngineConfig, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._bundle = bundle
+        self.bundle = bundle
         self._threads = config.threads
         self._clock = clock
         self._core = EngineCore(bundle, config)
@@ -51,11 +51,11 @@ class Engine:
 
     @property
     def dtype(self) -> str:
-        return str(self._bundle.model.dtype).removeprefix("torch.")
+        return str(self.bundle.model.dtype).removeprefix("torch.")
 
     @property
     def device(self) -> str:
-        return str(self._bundle.model.device)
+        return str(self.bundle.model.device)
 
     @property
     def healthy(self) -> bool:
@@ -93,15 +93,15 @@ class Engine:
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
     ) -> tuple[int, ...]:
         """Prompt ids for a conversation, ending where the assistant speaks. Raises InvalidInput."""
-        if self._bundle.template is None:
+        if self.bundle.template is None:
             raise InvalidInput(f"model {self.model_name} has no chat template", fix="send a plain prompt")
-        return tuple(self._bundle.tokenizer.encode(self._bundle.template.render(messages, tools)))
+        return tuple(self.bundle.tokenizer.encode(self.bundle.template.render(messages, tools)))
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        return self._bundle.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return self.bundle.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        return self._bundle.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return self.bundle.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def stats(self) -> EngineStats:
         """A snapshot; fields may be from neighbouring steps."""

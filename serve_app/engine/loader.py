@@ -47,7 +47,7 @@ def native_bfloat16(device: torch.device) -> bool:
 
 
 def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, context: int) -> Transformer:
-    """Read all weights. `context` bounds the positions. Raises ModelLoadError for a tensor that does not fit."""
+    """Read all weights. `context` bounds the positions. Raises ModelLoadError for a tensor that misfits."""
     assembly = _Assembly(checkpoint, dtype, device)
     spec = checkpoint.spec
     embedding = assembly.stack([("model.embed_tokens.weight", spec.vocab_size)], spec.hidden)

@@ -20,12 +20,14 @@ def is_openai(path: str) -> bool:
     return path.startswith("/v1/")
 
 
-def error_body(path: str, error: MantaError) -> dict[str, Any]:
+def error_body(path: str, error: MantaError, status: int = 0, code: str = "") -> dict[str, Any]:
+    """`status` and `code` replace the error's own where HTTP itself has the better word."""
+    code = code or error.code
     if is_openai(path):
-        kind = "invalid_request_error" if error.http_status < 500 else "server_error"
+        kind = "invalid_request_error" if (status or error.http_status) < 500 else "server_error"
         message = error.message + (f" ({error.fix})" if error.fix else "")
-        return {"error": {"message": message, "type": kind, "code": error.code, "param": None}}
-    return {"code": error.code, "message": error.message, "metadata": {"fix": error.fix}}
+        return {"error": {"message": message, "type": kind, "code": code, "param": None}}
+    return {"code": code, "message": error.message, "metadata": {"fix": error.fix}}
 
 
 def error_response(request: Request, error: MantaError) -> JSONResponse:
@@ -44,6 +46,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        if request.headers.get("content-type", "").split(";")[0] != "application/json" and error.body is not None:
+            # Taking other types would let any web page post here without the browser asking first.
+            cause = MantaError("the body is not declared as JSON", fix="send Content-Type: application/json")
+            return JSONResponse(error_body(request.scope["path"], cause, 415, "unsupported_media_type"), 415)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
         return error_response(request, InvalidInput(f"{where}: {first['msg']}", fix="see /docs"))
@@ -51,8 +57,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         code = _STATUS_CODES.get(error.status_code, "http_error")
-        known = MantaError(str(error.detail), code=code)
-        return JSONResponse(error_body(request.scope["path"], known), error.status_code, error.headers)
+        known = MantaError(str(error.detail))
+        body = error_body(request.scope["path"], known, error.status_code, code)
+        return JSONResponse(body, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def on_defect(request: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What the tests of recording and of the tool loop share: one step of one run, over parts that need no server."""
+"""What the tests of recording and of the tool loop share: one step of one run, without a server."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,0 +1,69 @@
+"""Fixtures of the engine's tests: the embedded model in our engine and in transformers, both in float32."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from serve_app.engine.engine import Engine, EngineConfig
+from serve_app.engine.weights import embedded_llm_path
+from tests.engine.support import QUESTIONS
+
+
+@pytest.fixture(scope="session")
+def smol_path() -> Path:
+    return embedded_llm_path()
+
+
+@pytest.fixture(scope="session")
+def smol_loaded(smol_path: Path) -> Engine:
+    return Engine.load(smol_path, EngineConfig(dtype="float32"))
+
+
+@pytest.fixture
+def smol(smol_loaded: Engine) -> Iterator[Engine]:
+    """A fresh engine over weights that are loaded once."""
+    engine = fresh_engine(smol_loaded, EngineConfig(dtype="float32"))
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+def fresh_engine(loaded: Engine, config: EngineConfig) -> Engine:
+    return Engine(loaded.bundle, config)
+
+
+@pytest.fixture(scope="session")
+def smol_reference(smol_path: Path) -> torch.nn.Module:
+    """SmolLM2 as transformers reads the same file.
+
+    `from_pretrained(gguf_file=…, quantization_config=GgufConfig(dequantize=True))` gives the very same weights,
+    but wants the package accelerate; this is the reader beneath it.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    config = load_gguf_checkpoint(str(smol_path))["config"]
+    model = LlamaForCausalLM(LlamaConfig(**config)).eval()
+    read = load_gguf_checkpoint(str(smol_path), return_tensors=True, model_to_load=model)
+    result = model.load_state_dict(read["tensors"], strict=False)
+    assert result.missing_keys == ["lm_head.weight"]
+    assert not result.unexpected_keys
+    model.tie_weights()
+    return model
+
+
+@pytest.fixture(scope="session")
+def smol_tokenizer(smol_path: Path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(smol_path.parent, gguf_file=smol_path.name)
+
+
+@pytest.fixture(scope="session")
+def smol_prompts(smol_loaded: Engine) -> list[tuple[int, ...]]:
+    return [smol_loaded.render_chat([{"role": "user", "content": question}]) for question in QUESTIONS]

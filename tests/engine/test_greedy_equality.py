@@ -1,0 +1,97 @@
+"""Greedy output in float32 equals transformers' token for token, with prompts arriving into a running batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from serve_app.engine.engine import Engine, EngineConfig, SamplingParams
+from tests.engine.support import QUESTIONS, Staggered, randomise, reference_generate, small_tokenizer
+
+# Small chunks, so that prompts are computed in several steps beside decoding requests.
+CONFIG = EngineConfig(dtype="float32", max_batch=12, kv_tokens=4096, prefill_chunk=48)
+NEW_TOKENS = 64
+
+
+def _compare(engine: Engine, prompts: list[tuple[int, ...]], expected: list[list[int]]) -> Staggered:
+    engine.start()
+    staggered = Staggered(engine, prompts, SamplingParams(max_tokens=NEW_TOKENS), every=20)
+    made = staggered.run()
+    engine.stop()
+    differing = [index for index in range(len(prompts)) if made[index] != expected[index]]
+    assert not differing, f"prompts {differing} differ"
+    assert staggered.largest_batch >= 3, "the prompts were not batched"
+    assert any(len(tokens) == NEW_TOKENS for tokens in made)
+    return staggered
+
+
+def test_smollm2(smol_loaded: Engine, smol_reference: torch.nn.Module, smol_prompts: list[tuple[int, ...]]) -> None:
+    expected = reference_generate(smol_reference, smol_prompts, NEW_TOKENS, end_id=2)
+    engine = Engine(smol_loaded.bundle, CONFIG)
+    _compare(engine, smol_prompts, expected)
+    # The prompts share the system message, so most of them must have copied it.
+    assert engine.stats().cached_tokens > 40 * 16
+
+
+def _llama() -> torch.nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=False, attention_bias=True, mlp_bias=True))
+
+
+def _llama3() -> torch.nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    scaling = {
+        "rope_type": "llama3",
+        "rope_theta": 5000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    return LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True, rope_parameters=scaling))
+
+
+def _mistral() -> torch.nn.Module:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    return MistralForCausalLM(MistralConfig(**SIZES, head_dim=16, sliding_window=None))
+
+
+def _qwen2() -> torch.nn.Module:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True))
+
+
+def _qwen3() -> torch.nn.Module:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=32, tie_word_embeddings=False))
+
+
+SIZES = {
+    "vocab_size": 400,
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+@pytest.mark.parametrize("shard", ["5GB", "150KB"], ids=["single", "sharded"])
+@pytest.mark.parametrize("build", [_llama, _llama3, _mistral, _qwen2, _qwen3])
+def test_random_models(build, shard: str, tmp_path: Path) -> None:
+    model = build().eval()
+    randomise(model, seed=7)
+    model.save_pretrained(tmp_path, max_shard_size=shard)
+    assert (tmp_path / "model.safetensors.index.json").exists() == (shard != "5GB")
+    tokenizer = small_tokenizer(tmp_path)
+    prompts = [tuple(tokenizer.encode(question).ids) for question in QUESTIONS]
+    engine = Engine.load(tmp_path, CONFIG)
+    _compare(engine, prompts, reference_generate(model, prompts, NEW_TOKENS, end_id=2))

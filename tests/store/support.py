@@ -1,0 +1,118 @@
+"""Builders of what the tests write, and a PostgreSQL server of their own."""
+
+import contextlib
+import itertools
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from coordinator.store import EventDraft, Journal, NewRun, RunRecord, StepChange
+from manta.ids import RunId, StepKey, Tenant, new_run_id
+from manta.messages import CallIntent, CallOutcome, CallScope, Usage
+
+TENANT = Tenant("acme")
+OTHER = Tenant("globex")
+STEP = StepKey("plan")
+
+
+def a_run(**changes: Any) -> NewRun:
+    values: dict[str, Any] = {
+        "id": new_run_id(),
+        "tenant": TENANT,
+        "principal": "someone",
+        "graph_name": "report",
+        "graph_version": "v1",
+        "graph": {"name": "report", "steps": [{"id": "plan"}]},
+        "input": {"question": "why?"},
+        "metadata": {},
+        "idempotency_key": None,
+        "body_hash": "body",
+    }
+    return NewRun(**(values | changes))
+
+
+def started(key: str = STEP, attempt: int = 1, **more: Any) -> StepChange:
+    return StepChange(StepKey(key), key.partition("[")[0], None, "started", attempt, **more)
+
+
+def done(key: str = STEP, attempt: int = 1, **more: Any) -> StepChange:
+    return StepChange(StepKey(key), key.partition("[")[0], None, "done", attempt, **more)
+
+
+def note(type_: Any = "step_started", **data: Any) -> EventDraft:
+    return EventDraft(type_, STEP, data)
+
+
+async def claimed(journal: Journal, **changes: Any) -> RunRecord:
+    record, _ = await journal.create_run(a_run(**changes))
+    return await journal.claim(record.id, "coordinator-1")
+
+
+async def at_work(journal: Journal, **changes: Any) -> RunRecord:
+    """A claimed run whose step is started."""
+    record = await claimed(journal, **changes)
+    await journal.commit(record.id, record.epoch, [started()])
+    return record
+
+
+def scope(run: RunRecord, attempt: int = 1, **changes: Any) -> CallScope:
+    values: dict[str, Any] = {"run": run.id, "step": STEP, "tenant": run.tenant, "epoch": run.epoch}
+    return CallScope(**(values | {"attempt": attempt} | changes))
+
+
+def intent(scope: CallScope, key: str = "0", **changes: Any) -> CallIntent:
+    values: dict[str, Any] = {"kind": "tool", "name": "search", "request_hash": "h", "request": {"q": "x"}}
+    return CallIntent(scope=scope, key=key, **(values | changes))
+
+
+def outcome(scope: CallScope, key: str = "0", **changes: Any) -> CallOutcome:
+    values: dict[str, Any] = {"response": {"found": 3}, "usage": Usage(10, 5, 2, 0, 1)}
+    return CallOutcome(scope=scope, key=key, **(values | changes))
+
+
+async def seqs(journal: Journal, run: RunId) -> list[int]:
+    return [event.seq for event in await journal.events(run)]
+
+
+class Postgres:
+    """A real server in a folder; `database` makes a fresh, empty database and returns its URL."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._names = (f"journal{n}" for n in itertools.count())
+
+    def database(self) -> str:
+        name = next(self._names)
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return str(self._server.get_uri(name))
+
+    @property
+    def socket(self) -> str:
+        return str(next(Path(self._server.get_postmaster_info().socket_dir).glob(".s.PGSQL.*[0-9]")))
+
+    def stop(self) -> None:
+        """As if the power went: no shutdown, no checkpoint."""
+        from pgserver._commands import pg_ctl
+
+        with contextlib.suppress(subprocess.CalledProcessError):
+            pg_ctl(
+                ["-w", "-m", "immediate", "stop"], pgdata=self._server.pgdata, user=self._server.system_user
+            )
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+
+@contextlib.contextmanager
+def postgres_server(folder: Path) -> Iterator[Postgres]:
+    import pgserver
+
+    server = pgserver.get_server(folder, cleanup_mode="stop")
+    try:
+        yield Postgres(server)
+    finally:
+        server.cleanup()
