@@ -58,7 +58,10 @@ class TokenRelay:
             self._timer = asyncio.get_running_loop().call_later(TOKEN_INTERVAL_S, self._tick)
 
     def _flush(self) -> None:
-        events = [Event(run, 0, "token", self._now(), step, {"text": text}) for (run, step), text in self._pending.items()]
+        events = [
+            Event(run, 0, "token", self._now(), step, {"text": text})
+            for (run, step), text in self._pending.items()
+        ]
         self._pending.clear()
         self._coordinator.tell("pass_on", events)
 

@@ -17,6 +17,7 @@ BUILT_IN = {
     "research": "agents.research:Researcher",
     "analyst": "agents.analyst:Analyst",
     "writer": "agents.writer:Writer",
+    "worker": "agents.worker:Worker",
 }
 
 
@@ -93,10 +94,9 @@ def _import(path: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidConfig(
-            f"cannot import the agent {path}: {error}", fix="give it as module:name"
-        ) from None
+    except Exception as error:  # Foreign code runs here: it may fail in any way.
+        cause = f"cannot import the agent {path}: {type(error).__name__}: {error}"
+        raise InvalidConfig(cause, fix="give it as module:name") from error
 
 
 def _construct(path: str, kind: type, setup: AgentSetup) -> Any:

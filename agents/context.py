@@ -9,7 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agents.recording import CallDone, CallObserver, RecordedModel, RecordedTools, RetryPolicy
+from agents.recording import (
+    CallDone,
+    CallObserver,
+    RecordedModel,
+    RecordedTools,
+    RetryPolicy,
+    in_recorded_tool,
+)
 from manta.clock import Clock
 from manta.errors import NotFound, OutcomeUnknown, StaleEpoch, StepError
 from manta.messages import (
@@ -40,6 +47,9 @@ class _RecordedDocuments:
         self._tools = tools
 
     async def search(self, collection: str, query: str, limit: int = 8) -> list[Passage]:
+        if in_recorded_tool():  # A tool that searches: its own record covers the search.
+            return await self._inner.search(collection, query, limit)
+
         async def run() -> list[Passage]:
             return await self._inner.search(collection, query, limit)
 

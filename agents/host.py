@@ -41,7 +41,13 @@ class AgentHost:
     """`perform` never raises for what goes wrong inside a task: the error is in the result."""
 
     def __init__(
-        self, agent: Agent, parts: HostParts, *, model: str = "", concurrency: int = 4, clock: Clock | None = None
+        self,
+        agent: Agent,
+        parts: HostParts,
+        *,
+        model: str = "",
+        concurrency: int = 4,
+        clock: Clock | None = None,
     ) -> None:
         self._agent = agent
         self._parts = parts
@@ -82,7 +88,9 @@ class AgentHost:
 
     async def _perform(self, task: Task) -> TaskResult:
         async with self._slots:
-            log_scope.set({"run": task.scope.run, "step": task.scope.step, "trace": task.scope.trace_parent or ""})
+            log_scope.set(
+                {"run": task.scope.run, "step": task.scope.step, "trace": task.scope.trace_parent or ""}
+            )
             reach("agent.task_received")
             workdir = Path(tempfile.mkdtemp(prefix="manta-task-"))
             try:

@@ -16,7 +16,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from agents.chat_model import to_manta
 from manta.errors import BudgetExceeded, ToolError
-from manta.messages import ChatMessage
+from manta.messages import ChatMessage, to_json
 from manta.protocols import AgentContext, ChatModel
 from tools.toolbox import Toolbox
 
@@ -101,18 +101,17 @@ class WindowFit(_Middleware):
     async def awrap_model_call(
         self, request: ModelRequest[None], handler: ModelHandler
     ) -> ModelResponse[Any]:
-        fixed: list[BaseMessage] = [request.system_message] if request.system_message is not None else []
-        overhead = await self._tokens(fixed) + await self._tool_tokens(request)
-        room = self._budget - overhead
-        if await self._tokens(request.messages) > room:
+        system: list[BaseMessage] = [request.system_message] if request.system_message is not None else []
+        room = self._budget - await self._tool_tokens(request)
+        if await self._model.count_tokens(to_manta([*system, *request.messages])) > room:
+            room -= sum([await self._size(message) for message in system])
             request = request.override(messages=await self._cut(request.messages, room))
         return await handler(request)
 
     async def _cut(self, messages: list[AnyMessage], room: int) -> list[AnyMessage]:
-        sizes = [await self._tokens([message]) for message in messages]
+        sizes = [await self._size(message) for message in messages]
         plan = _Cutting(list(messages), sizes, room)
-        note = await self._tokens([ToolMessage(content=OMITTED, tool_call_id="x")])
-        plan.empty_old_results(note)
+        plan.empty_old_results(await self._size(HumanMessage(content=OMITTED)))
         plan.drop_old_turns()
         for index, share in plan.shares():
             plan.messages[index] = await self._shortened(plan.messages[index], share)
@@ -120,13 +119,16 @@ class WindowFit(_Middleware):
 
     async def _shortened(self, message: AnyMessage, tokens: int) -> AnyMessage:
         text = str(message.text)
-        while len(text) > _LEAST_CHARS and (size := await self._tokens([_with(message, text)])) > tokens:
+        while len(text) > _LEAST_CHARS and (size := await self._size(_with(message, text))) > tokens:
             # A bit less than the ratio says, so that a few rounds are enough.
             text = text[: max(_LEAST_CHARS, int(len(text) * 0.9 * max(tokens, 1) / size))]
         return message if text == message.text else _with(message, f"{text} [...]")
 
-    async def _tokens(self, messages: list[Any]) -> int:
-        return await self._model.count_tokens(to_manta(messages)) if messages else 0
+    async def _size(self, message: BaseMessage) -> int:
+        # As a user's message: chat templates may refuse a conversation that is one answer or one result.
+        (plain,) = to_manta([message])
+        calls = json.dumps(to_json(plain.tool_calls)) if plain.tool_calls else ""
+        return await self._model.count_tokens((ChatMessage("user", plain.content + calls),))
 
     async def _tool_tokens(self, request: ModelRequest[None]) -> int:
         schemas = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in request.tools]
@@ -134,7 +136,7 @@ class WindowFit(_Middleware):
             schemas += [spec.json_schema for spec in request.response_format.schema_specs]
         if not schemas:
             return 0
-        return await self._model.count_tokens((ChatMessage("system", json.dumps(schemas)),))
+        return await self._model.count_tokens((ChatMessage("user", json.dumps(schemas)),))
 
 
 @dataclass(slots=True)

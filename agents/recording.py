@@ -5,14 +5,15 @@ record are answered from it, so at most the calls in flight at that moment are m
 """
 
 import dataclasses
-import hashlib
 import json
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from agents.call_keys import Claim, Occurrences, canonical, request_body, request_hash
 from manta.clock import Clock, SystemClock
 from manta.errors import InvalidInput, MantaError, ModelError, OutcomeUnknown, ToolError, error_from_json
 from manta.faults import note_side_effect
@@ -89,56 +90,6 @@ class RetryPolicy:
         """Seconds before the next try after the `attempt`-th failed; `draw` in [0, 1) is the jitter."""
         ceiling = min(self.max_s, self.min_s * 2.0 ** (attempt - 1))
         return ceiling * (0.5 + draw / 2)
-
-
-def canonical(value: Any) -> str:
-    """One text per JSON value: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def request_hash(value: Any) -> str:
-    """SHA-256, in hex, of a JSON value's canonical text."""
-    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def request_body(request: ChatRequest) -> dict[str, Any]:
-    """What a model is asked, as JSON, without the hints: they change between tries and never the answer."""
-    body: dict[str, Any] = to_json(request)
-    del body["hints"]
-    return body
-
-
-class _Claim:
-    __slots__ = ("kept", "key")
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.kept = False
-
-
-class Occurrences:
-    """Numbers equal requests of one attempt: 0, 1, 2, ...
-
-    A call that ends without an outcome gives its number back, so that the agent's own next try of it has
-    the key the replay will look for. Equal requests in flight together may swap numbers between two
-    attempts; being equal, either outcome answers either of them.
-    """
-
-    def __init__(self) -> None:
-        self._taken: dict[str, set[int]] = {}
-
-    @contextmanager
-    def claim(self, base: str) -> Iterator[_Claim]:
-        """The lowest free number, as a claim on `base:n`; freed at the end unless it was `kept`."""
-        taken = self._taken.setdefault(base, set())
-        number = next(n for n in range(len(taken) + 1) if n not in taken)
-        taken.add(number)
-        claim = _Claim(f"{base}:{number}")
-        try:
-            yield claim
-        finally:
-            if not claim.kept:
-                taken.discard(number)
 
 
 class RecordedModel:
@@ -222,7 +173,7 @@ class RecordedModel:
         response = from_json(ChatResponse, done.response or {"text": ""})
         return ChatChunk(response.text, response.tool_calls, response.finish_reason, response.usage)
 
-    async def _live(self, request: ChatRequest, claim: _Claim) -> AsyncGenerator[ChatChunk, None]:
+    async def _live(self, request: ChatRequest, claim: Claim) -> AsyncGenerator[ChatChunk, None]:
         texts: list[str] = []
         calls: list[Any] = []
         try:
@@ -273,7 +224,7 @@ class RecordedModel:
     async def _finish(
         self,
         name: str,
-        claim: _Claim,
+        claim: Claim,
         usage: Usage,
         *,
         response: dict[str, Any] | None = None,
@@ -286,6 +237,14 @@ class RecordedModel:
     def _note(self, name: str, key: str, usage: Usage, *, replayed: bool, failed: bool) -> None:
         self._spent += usage.input_tokens + usage.output_tokens
         self._observe(CallDone("model", name, key, usage, replayed, failed))
+
+
+_in_tool: ContextVar[bool] = ContextVar("in_recorded_tool", default=False)
+
+
+def in_recorded_tool() -> bool:
+    """Whether this code is part of a recorded tool call, whose outcome will cover it."""
+    return _in_tool.get()
 
 
 class RecordedTools:
@@ -329,11 +288,14 @@ class RecordedTools:
             self._refuse_uncertain(intent)
             scope = self._scope
             note_side_effect("tool_call", run=scope.run, step=scope.step, tool=name, key=claim.key)
+            inside = _in_tool.set(True)
             try:
                 result = _plain(name, await run())
             except ToolError as error:
                 await self._finish(name, claim, error=error.to_json())
                 raise
+            finally:
+                _in_tool.reset(inside)
             await self._finish(name, claim, response={"result": result})
             return result
 
@@ -359,7 +321,7 @@ class RecordedTools:
     async def _finish(
         self,
         name: str,
-        claim: _Claim,
+        claim: Claim,
         *,
         response: dict[str, Any] | None = None,
         error: dict[str, str] | None = None,

@@ -23,7 +23,10 @@ class Worker:
             name = str(options["tool"])
             tool = self._tools[name]
             return await context.call_tool(
-                name, arguments, lambda: self._tools.call(name, arguments, context), idempotent=tool.idempotent
+                name,
+                arguments,
+                lambda: self._tools.call(name, arguments, context),
+                idempotent=tool.idempotent,
             )
         return await self._call(str(options["call"]), arguments)
 
@@ -38,4 +41,6 @@ class Worker:
             result = function(**arguments)
             return await result if inspect.isawaitable(result) else result
         except TypeError as error:
-            raise StepError(f"{path} failed: {error}", fix="do its parameters match the step's input?") from None
+            raise StepError(
+                f"{path} failed: {error}", fix="do its parameters match the step's input?"
+            ) from None

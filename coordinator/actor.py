@@ -43,7 +43,9 @@ class CoordinatorActor:
         self._loop.call_soon_threadsafe(self._service.ensure_started)
 
     async def _there(self, work: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._when_started(work), self._loop))
+        return await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(self._when_started(work), self._loop)
+        )
 
     async def _when_started(self, work: Coroutine[Any, Any, T]) -> T:
         await self._service.started()

@@ -11,7 +11,15 @@ from coordinator import scheduler
 from coordinator.retry import delay_s, may_retry
 from coordinator.scheduler import Execution, Finished, Start
 from coordinator.store.journal import Journal
-from coordinator.store.records import Change, EventDraft, RunChange, RunRecord, RunStatus, StepChange, StepRecord
+from coordinator.store.records import (
+    Change,
+    EventDraft,
+    RunChange,
+    RunRecord,
+    RunStatus,
+    StepChange,
+    StepRecord,
+)
 from coordinator.watch import Watchers
 from manta.clock import Clock
 from manta.errors import MantaError, StepError, StepTimeout
@@ -114,7 +122,15 @@ class RunExecutor:
     def _started(self, start: Start, attempt: int) -> list[Change]:
         agent = start.step.agent or WORKER
         return [
-            StepChange(start.key, StepId(start.step.id), start.index, "started", attempt, agent=agent, input=start.input),
+            StepChange(
+                start.key,
+                StepId(start.step.id),
+                start.index,
+                "started",
+                attempt,
+                agent=agent,
+                input=start.input,
+            ),
             EventDraft("step_started", start.key, {"attempt": attempt, "agent": agent}),
         ]
 
@@ -164,7 +180,13 @@ class RunExecutor:
             deadline=deadline,
         )
         agent = start.step.agent or WORKER
-        options = {"call": start.step.call} if start.step.call else {"tool": start.step.tool} if start.step.tool else {}
+        options = (
+            {"call": start.step.call}
+            if start.step.call
+            else {"tool": start.step.tool}
+            if start.step.tool
+            else {}
+        )
         return Task(scope, agent, start.input, hints=hints, options=options)
 
     def _seconds_allowed(self, step: Step) -> float:
@@ -209,7 +231,10 @@ class RunExecutor:
         if result.error is not None:
             return [change, EventDraft("step_failed", start.key, {"error": result.error})]
         seconds = round(self.clock.monotonic() - ended.began, 3)
-        return [change, EventDraft("step_done", start.key, {"usage": to_json(result.usage), "seconds": seconds})]
+        return [
+            change,
+            EventDraft("step_done", start.key, {"usage": to_json(result.usage), "seconds": seconds}),
+        ]
 
     async def _skip(self, skips: Sequence[scheduler.Skip]) -> None:
         changes: list[Change] = []
@@ -227,7 +252,10 @@ class RunExecutor:
         usage = await self.journal.usage(self.record.id)
         if finished.error is None:
             await self._commit(
-                [RunChange("success", output=finished.output, usage=usage), EventDraft("run_done", data={"usage": to_json(usage)})]
+                [
+                    RunChange("success", output=finished.output, usage=usage),
+                    EventDraft("run_done", data={"usage": to_json(usage)}),
+                ]
             )
             return
         reason = "deadline" if status == "timeout" else finished.error["code"]
@@ -241,7 +269,9 @@ class RunExecutor:
     async def _finish_cancelled(self) -> None:
         await self._stop_running()
         usage: Usage = await self.journal.usage(self.record.id)
-        await self._commit([RunChange("interrupted", reason="cancelled", usage=usage), EventDraft("run_cancelled")])
+        await self._commit(
+            [RunChange("interrupted", reason="cancelled", usage=usage), EventDraft("run_cancelled")]
+        )
 
     async def _stop_running(self) -> None:
         jobs = list(self._running)
@@ -255,7 +285,9 @@ class RunExecutor:
     async def _commit(self, changes: Sequence[Change]) -> None:
         self.watchers.publish(await self.journal.commit(self.record.id, self.record.epoch, changes))
 
-    def _note(self, start: Start, state: scheduler.State, attempt: int, result: TaskResult | None = None) -> None:
+    def _note(
+        self, start: Start, state: scheduler.State, attempt: int, result: TaskResult | None = None
+    ) -> None:
         output, error = (result.output, result.error) if result is not None else (None, None)
         self._executions[start.key] = Execution(
             start.key, StepId(start.step.id), start.index, state, attempt, output, error
@@ -263,7 +295,9 @@ class RunExecutor:
 
 
 def _as_execution(step: StepRecord) -> Execution:
-    return Execution(step.key, StepId(step.step), step.index, step.state, step.attempt, step.output, step.error)
+    return Execution(
+        step.key, StepId(step.step), step.index, step.state, step.attempt, step.output, step.error
+    )
 
 
 def _outcome(work: "asyncio.Future[TaskResult]") -> TaskResult:

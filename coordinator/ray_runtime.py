@@ -20,6 +20,15 @@ from tools.ray_calls import NAMESPACE, unwrap
 logger = get_logger("coordinator")
 
 
+def member_names(agents: Mapping[str, AgentSettings]) -> list[str]:
+    """The actor names of all pools."""
+    return [_actor_name(f"{name}-{index}") for name, pool in agents.items() for index in range(pool.size)]
+
+
+def _actor_name(member: str) -> str:
+    return f"manta-agent-{member}"
+
+
 class RayRuntime:
     """Hands each task to the least busy actor of its agent's pool. Picklable: actors are made on first use."""
 
@@ -55,13 +64,17 @@ class RayRuntime:
         except ray.exceptions.RayActorError as error:
             self._handles.pop(member, None)
             cause = " ".join(str(error).split())[:200]
-            raise Unavailable(f"the actor {member} died: {cause}", fix="it is replaced", code=AGENT_LOST) from None
+            raise Unavailable(
+                f"the actor {member} died: {cause}", fix="it is replaced", code=AGENT_LOST
+            ) from None
 
     async def prewarm(self) -> None:
         """Start every pool but the worker's, which most graphs never use."""
         pools = [(name, settings) for name, settings in self._agents.items() if name != WORKER]
         members = [
-            self._actor(f"{name}-{index}", name, settings) for name, settings in pools for index in range(settings.size)
+            self._actor(f"{name}-{index}", name, settings)
+            for name, settings in pools
+            for index in range(settings.size)
         ]
         handles = await asyncio.gather(*members)
         await asyncio.gather(*(handle.ping.remote() for handle in handles))
@@ -79,7 +92,7 @@ class RayRuntime:
         actor_class: Any = ray.remote(AgentActor)
         options: dict[str, Any] = {"runtime_env": self._runtime_env} if self._runtime_env else {}
         return actor_class.options(
-            name=f"manta-agent-{member}",
+            name=_actor_name(member),
             namespace=NAMESPACE,
             lifetime="detached",
             get_if_exists=True,

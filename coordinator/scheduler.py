@@ -94,7 +94,9 @@ def steps_left(graph: Graph, step_id: str) -> int:
     """The longest chain of steps that waits for this one: the critical path behind it, in steps."""
     depth: dict[str, int] = {}
     for step in reversed(graph.steps):
-        followers = [depth[other.id] for other in graph.steps if step.id in other.depends_on() and other.id in depth]
+        followers = [
+            depth[other.id] for other in graph.steps if step.id in other.depends_on() and other.id in depth
+        ]
         depth[step.id] = 1 + max(followers) if followers else 0
     return depth[step_id]
 
@@ -158,7 +160,10 @@ def _item_starts(
     new = [index for index, run in enumerate(runs) if run is None][: max(free, 0)]
     return [
         Start(
-            step_key(StepId(step.id), index), step, index, resolve(step.input, {**view.scope(items[index]), "index": index})
+            step_key(StepId(step.id), index),
+            step,
+            index,
+            resolve(step.input, {**view.scope(items[index]), "index": index}),
         )
         for index in new
     ]

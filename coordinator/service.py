@@ -67,7 +67,13 @@ class CoordinatorService:
     """One per journal owner. Nothing here may fail at construction; `start` is called again until it works."""
 
     def __init__(
-        self, journal_url: str, runtime: AgentRuntime, graphs: Mapping[str, Graph], names: Names, clock: Clock, owner: str
+        self,
+        journal_url: str,
+        runtime: AgentRuntime,
+        graphs: Mapping[str, Graph],
+        names: Names,
+        clock: Clock,
+        owner: str,
     ) -> None:
         self._url = journal_url
         self._runtime = runtime
@@ -84,7 +90,9 @@ class CoordinatorService:
     @property
     def journal(self) -> Journal:
         if self._journal is None:
-            raise CoordinatorUnavailable("the coordinator is still opening its journal", fix="try again in a moment")
+            raise CoordinatorUnavailable(
+                "the coordinator is still opening its journal", fix="try again in a moment"
+            )
         return self._journal
 
     def ensure_started(self) -> None:
@@ -131,7 +139,9 @@ class CoordinatorService:
         graph = self._graphs.get(submission.graph)
         if graph is None:
             there = ", ".join(sorted(self._graphs))
-            raise NotFound(f"there is no graph {submission.graph!r}", fix=f"one of: {there}", code="unknown_graph")
+            raise NotFound(
+                f"there is no graph {submission.graph!r}", fix=f"one of: {there}", code="unknown_graph"
+            )
         check_names(graph, self._names)
         _check_input(graph, submission.input)
         now = self._clock.now()
@@ -261,4 +271,3 @@ def _check_input(graph: Graph, value: Any) -> None:
     if error is not None:
         where = ".".join(str(part) for part in error.absolute_path) or "input"
         raise InvalidInput(f"{where}: {error.message[:300]}", fix=f"see GET /agents/{graph.name}/schemas")
-

@@ -227,7 +227,9 @@ def secret(name: str, environment: Mapping[str, str] | None = None) -> str:
     """
     value = (os.environ if environment is None else environment).get(name, "")
     if not value:
-        raise InvalidConfig(f"the environment variable {name} is not set", fix=f"export {name}=... before `manta up`")
+        raise InvalidConfig(
+            f"the environment variable {name} is not set", fix=f"export {name}=... before `manta up`"
+        )
     return value
 
 
@@ -262,11 +264,15 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(f"cannot read {file}: {error}", fix="give --config an existing file") from None
     except yaml.YAMLError as error:
-        raise InvalidConfig(f"{file} is not YAML: {' '.join(str(error).split())}", fix="mend the line named") from None
+        raise InvalidConfig(
+            f"{file} is not YAML: {' '.join(str(error).split())}", fix="mend the line named"
+        ) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise InvalidConfig(f"{file} must hold a mapping, not {type(data).__name__}", fix="see docs/configuration.md")
+        raise InvalidConfig(
+            f"{file} must hold a mapping, not {type(data).__name__}", fix="see docs/configuration.md"
+        )
     return data
 
 

@@ -139,7 +139,9 @@ def load_graph(path: Path) -> Graph:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidGraph(f"cannot read {path}: {' '.join(str(error).split())}", fix="check the path and the YAML") from None
+        raise InvalidGraph(
+            f"cannot read {path}: {' '.join(str(error).split())}", fix="check the path and the YAML"
+        ) from None
     return parse_graph(data, str(path))
 
 
@@ -149,7 +151,10 @@ def check_names(graph: Graph, names: Names) -> None:
         for kind, name, known in (("agent", step.agent, names.agents), ("tool", step.tool, names.tools)):
             if name is not None and name not in known:
                 there = ", ".join(sorted(known)) or "none"
-                raise InvalidGraph(f"step {step.id!r} names {kind} {name!r}; there are: {there}", fix=f"add it under {kind}s in manta.yaml")
+                raise InvalidGraph(
+                    f"step {step.id!r} names {kind} {name!r}; there are: {there}",
+                    fix=f"add it under {kind}s in manta.yaml",
+                )
 
 
 def resolve(template: Any, scope: Mapping[str, Any]) -> Any:
@@ -201,7 +206,9 @@ def _compile(expression: str, where: str) -> None:
     try:
         jmespath.compile(expression)
     except jmespath.exceptions.JMESPathError as error:
-        raise ValueError(f"{where}: ${{{expression}}} is not JMESPath: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"{where}: ${{{expression}}} is not JMESPath: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _in_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:

@@ -43,6 +43,18 @@ def up(
         raise typer.Exit(1) from None
 
 
+@app.command("verify-models")
+def verify_models() -> None:
+    """Check the embedded models' files against their published hashes."""
+    from serve_app.engine.weights import verify_embedded
+
+    try:
+        verify_embedded()
+    except MantaError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
 def _with_ray_environment(settings: Settings) -> None:
     """Ray reads its environment when it is imported, so this process starts itself again with it set."""
     variables = ray_environment(settings)

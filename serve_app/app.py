@@ -1,18 +1,27 @@
-"""Deploys the platform on a running Ray, part by part; also what `serve run serve_app.app:build` deploys."""
+"""Deploys the platform on a running Ray; also what `serve run serve_app.app:build` deploys.
+
+All parts are started at once and then watched until each is ready, so the slowest decides how long it takes.
+"""
 
 import contextlib
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import ray
 from ray import serve
+from ray.serve import RunTarget
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agents.actor import COORDINATOR
 from coordinator.actor import GROUPS, CoordinatorActor
-from coordinator.ray_runtime import RayRuntime
+from coordinator.ray_runtime import RayRuntime, member_names
 from manta.config import Settings, load_settings
-from manta.errors import MantaError, PlatformError
+from manta.errors import MantaError, ModelLoadError, PlatformError
+from manta.graph import Graph
 from serve_app.composition import Composition
 from serve_app.gateway.app import gateway_application
 from serve_app.models.deployment import embedder_application, model_application
@@ -22,10 +31,19 @@ from tools.ray_calls import NAMESPACE, unwrap
 
 GATEWAY_APP = "manta"
 READY_TIMEOUT_S = 300.0
+POLL_S = 0.1
 
 State: TypeAlias = Literal["starting", "ready", "failed"]
 Report: TypeAlias = Callable[[str, State, str], None]
 """Told of each part: its name, its state, a detail."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """`ready` answers at once; it raises a MantaError when the part has failed for good."""
+
+    name: str
+    ready: Callable[[], bool]
 
 
 def _silent(component: str, state: State, detail: str) -> None:
@@ -40,83 +58,162 @@ def deploy(settings: Settings, report: Report = _silent) -> None:
     """
     composition = Composition(settings)
     graphs = composition.graphs()
-    start_serve(settings)
-    parts: list[tuple[str, Callable[[], None]]] = [("coordinator", lambda: _coordinator(composition, graphs))]
-    parts += [(f"model {name}", _model_starter(settings, name)) for name in settings.models]
-    parts += [
-        ("embedder", lambda: _run(embedder_application(settings.embedder, settings.log_level), EMBEDDER_APP, None)),
-        ("documents", lambda: _documents(settings)),
-        ("gateway", lambda: _run(gateway_application(composition.platform, settings.log_level), GATEWAY_APP, "/")),
-        ("agents", _prewarm),
-    ]
-    for name, start in parts:
-        report(name, "starting", "")
-        try:
-            start()
-        except Exception as error:
-            known = error if isinstance(error, MantaError) else _failure(name, error)
-            report(name, "failed", str(known))
-            raise known from error
-        report(name, "ready", "")
-
-
-def start_serve(settings: Settings) -> None:
+    check_model_files(settings)
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": settings.server.host, "port": settings.server.port, "request_timeout_s": None},
     )
+    parts = [*_start_backstage(composition, graphs), *_start_applications(settings, composition)]
+    _watch(parts, report)
 
 
 def build(arguments: dict[str, str] | None = None) -> serve.Application:
-    """The gateway as an application for `serve run serve_app.app:build config=manta.yaml` and `serve deploy`.
+    """The gateway as an application, for `serve run serve_app.app:build config=manta.yaml` and `serve deploy`.
 
-    Deploys the other parts on the way, so one command brings up the whole platform on an existing cluster.
+    Its replica brings up the other parts on the way, so one command deploys the whole platform.
     """
-    from pathlib import Path
-
     config = (arguments or {}).get("config")
     settings = load_settings(Path(config) if config else None)
     composition = Composition(settings)
-    deploy_backstage(composition)
+    check_model_files(settings)
+    _start_backstage(composition, composition.graphs())
+    serve.run_many(_model_targets(settings), wait_for_applications_running=False)
     return gateway_application(composition.platform, settings.log_level)
-
-
-def deploy_backstage(composition: Composition) -> None:
-    """Everything but the gateway."""
-    settings = composition.settings
-    _coordinator(composition, composition.graphs())
-    for name in settings.models:
-        _model_starter(settings, name)()
-    _run(embedder_application(settings.embedder, settings.log_level), EMBEDDER_APP, None)
-    _documents(settings)
 
 
 def undeploy(settings: Settings) -> None:
     """Take this platform's parts off a cluster that goes on without them; other applications stay."""
     for name in (GATEWAY_APP, *(model_app(model) for model in settings.models), EMBEDDER_APP):
         serve.delete(name)
-    members = [f"manta-agent-{name}-{i}" for name, pool in settings.agents.items() for i in range(pool.size)]
-    for name in (COORDINATOR, DOCUMENTS_ACTOR, *members):
+    for name in (COORDINATOR, DOCUMENTS_ACTOR, *member_names(settings.agents)):
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(name, namespace=NAMESPACE))
 
 
-def _model_starter(settings: Settings, name: str) -> Callable[[], None]:
-    def start() -> None:
-        _run(model_application(name, settings.models[name], settings.log_level), model_app(name), None)
+def check_model_files(settings: Settings) -> None:
+    """Raises ModelLoadError for a checkpoint that is not there, before anything is started."""
+    for name, model in settings.models.items():
+        if model.backend == "torch" and model.source != "embedded":
+            path = settings.project / Path(model.source).expanduser()
+            if not path.exists():
+                raise ModelLoadError(
+                    f"model {name}: there is no file {path}", fix=f"check models.{name}.source"
+                )
 
-    return start
+
+def _start_backstage(composition: Composition, graphs: Mapping[str, Graph]) -> list[_Part]:
+    """The coordinator, the documents and the agents."""
+    coordinator = _coordinator(composition, graphs)
+    documents = _documents(composition.settings)
+    journal = _Answer(coordinator.health)
+    agents = _Answer(coordinator.prewarm)
+    return [
+        _Part("coordinator", lambda: bool((journal.get() or {}).get("journal"))),
+        _Part("documents", _Answer(documents.ping).arrived),
+        _Part("agents", agents.arrived),
+    ]
 
 
-def _run(application: serve.Application, name: str, route: str | None) -> None:
-    serve.run(application, name=name, route_prefix=route)
+def _start_applications(settings: Settings, composition: Composition) -> list[_Part]:
+    gateway = RunTarget(gateway_application(composition.platform, settings.log_level), GATEWAY_APP, "/")
+    serve.run_many([*_model_targets(settings), gateway], wait_for_applications_running=False)
+    statuses = _Statuses()
+    names = {f"model {name}": model_app(name) for name in settings.models}
+    names |= {"embedder": EMBEDDER_APP, "gateway": GATEWAY_APP}
+    return [_Part(part, lambda app=app: statuses.running(app)) for part, app in names.items()]  # type: ignore[misc]
 
 
-def _coordinator(composition: Composition, graphs: dict[str, Any]) -> None:
+def _model_targets(settings: Settings) -> list[RunTarget]:
+    targets = [
+        RunTarget(model_application(name, model, settings.log_level), model_app(name), None)
+        for name, model in settings.models.items()
+    ]
+    embedder = embedder_application(settings.embedder, settings.log_level)
+    return [*targets, RunTarget(embedder, EMBEDDER_APP, None)]
+
+
+def _watch(parts: list[_Part], report: Report) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    for part in parts:
+        report(part.name, "starting", "")
+    waiting = list(parts)
+    while waiting:
+        for part in list(waiting):
+            try:
+                if part.ready():
+                    waiting.remove(part)
+                    report(part.name, "ready", "")
+            except MantaError as error:
+                report(part.name, "failed", str(error))
+                raise
+        if waiting and time.monotonic() > deadline:
+            names = ", ".join(part.name for part in waiting)
+            raise PlatformError(f"{names} did not come up in {READY_TIMEOUT_S:.0f} s", fix="see `manta logs`")
+        time.sleep(POLL_S)
+
+
+class _Answer:
+    """Asks an actor method again and again without ever waiting for it."""
+
+    def __init__(self, method: Any) -> None:
+        self._method = method
+        self._pending: Any = None
+
+    def get(self) -> Any:
+        """The last answer, or None while it is not there; the next call then asks anew."""
+        if self._pending is None:
+            self._pending = self._method.remote()
+        ready, _ = ray.wait([self._pending], timeout=0)
+        if not ready:
+            return None
+        pending, self._pending = self._pending, None
+        try:
+            return ray.get(pending) or {}
+        except ray.exceptions.RayTaskError as error:
+            raise _as_manta_error(unwrap(error)) from None
+        except ray.exceptions.RayActorError:
+            # It is being restarted; the next look finds it.
+            return None
+
+    def arrived(self) -> bool:
+        return self.get() is not None
+
+
+class _Statuses:
+    """Serve's view of the applications; a failed one is raised as the error its replica told of."""
+
+    def running(self, app: str) -> bool:
+        state = serve.status().applications.get(app)
+        if state is None:
+            return False
+        if state.status == "DEPLOY_FAILED":
+            messages = [state.message, *(d.message for d in state.deployments.values())]
+            raise _told("\n".join(messages), app)
+        return bool(state.status == "RUNNING")
+
+
+_TOLD = re.compile(r"manta\.errors\.(\w+): (\w+): (.*)")
+
+
+def _told(message: str, app: str) -> MantaError:
+    """Serve keeps a replica's exception only as text: its last line with one of our errors is the cause."""
+    found = _TOLD.findall(message)
+    if found:
+        _, code, text = found[-1]
+        return PlatformError(text, code=code)
+    cause = " ".join(message.split())[-300:]
+    return PlatformError(f"{app} did not start: {cause}", fix="see `manta logs`", code="start_failed")
+
+
+def _as_manta_error(error: Exception) -> MantaError:
+    return error if isinstance(error, MantaError) else PlatformError(str(error), fix="see `manta logs`")
+
+
+def _coordinator(composition: Composition, graphs: Mapping[str, Graph]) -> Any:
     settings = composition.settings
     runtime = RayRuntime(composition.hosting(), composition.runtime_env())
-    actor_class: Any = ray.remote(concurrency_groups=GROUPS)(CoordinatorActor)
-    handle = actor_class.options(
+    actor_class: Any = ray.remote(concurrency_groups=GROUPS)(CoordinatorActor)  # type: ignore[call-overload]
+    return actor_class.options(
         name=COORDINATOR,
         namespace=NAMESPACE,
         lifetime="detached",
@@ -126,20 +223,18 @@ def _coordinator(composition: Composition, graphs: dict[str, Any]) -> None:
         num_cpus=0.1,
         scheduling_strategy=_here(settings),
     ).remote(settings.journal_url, runtime, graphs, composition.names(), settings.log_level)
-    _wait(lambda: ray.get(handle.health.remote(), timeout=10)["journal"], "the coordinator did not open its journal")
 
 
 def _here(settings: Settings) -> Any:
     """With SQLite the coordinator and its file must stay on this node."""
     if not settings.journal_url.startswith("sqlite"):
         return "DEFAULT"
-    node = ray.get_runtime_context().get_node_id()
-    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def _documents(settings: Settings) -> None:
+def _documents(settings: Settings) -> Any:
     actor_class: Any = ray.remote(DocumentsActor)
-    handle = actor_class.options(
+    return actor_class.options(
         name=DOCUMENTS_ACTOR,
         namespace=NAMESPACE,
         lifetime="detached",
@@ -148,26 +243,3 @@ def _documents(settings: Settings) -> None:
         max_concurrency=64,
         num_cpus=0.1,
     ).remote(str(settings.home / "documents"), ServeEmbedder())
-    ray.get(handle.ping.remote(), timeout=60)
-
-
-def _prewarm() -> None:
-    handle = ray.get_actor(COORDINATOR, namespace=NAMESPACE)
-    ray.get(handle.prewarm.remote(), timeout=READY_TIMEOUT_S)
-
-
-def _wait(condition: Callable[[], bool], failure: str) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise PlatformError(failure, fix="see `manta logs`")
-        time.sleep(0.1)
-
-
-def _failure(name: str, error: Exception) -> MantaError:
-    if isinstance(error, ray.exceptions.RayTaskError):
-        found = unwrap(error)
-        if isinstance(found, MantaError):
-            return found
-    cause = " ".join(str(error).split())[-400:]
-    return PlatformError(f"{name} did not start: {cause}", fix="see `manta logs`", code="start_failed")

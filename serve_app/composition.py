@@ -78,7 +78,9 @@ class Composition:
     def _own_path(self, name: str, path: str) -> Path:
         full = self.settings.project / path
         if not full.is_file():
-            raise InvalidConfig(f"graphs.{name}: there is no file {full}", fix="paths start from manta.yaml's folder")
+            raise InvalidConfig(
+                f"graphs.{name}: there is no file {full}", fix="paths start from manta.yaml's folder"
+            )
         return full
 
     def names(self) -> Names:
@@ -92,5 +94,3 @@ class Composition:
         if not (settings.ships_code and own_code):
             return {}
         return {"working_dir": str(settings.project), "excludes": [".git", ".venv", "out", "**/__pycache__"]}
-
-

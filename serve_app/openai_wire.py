@@ -86,7 +86,9 @@ def tool_to_wire(tool: ToolSpec) -> dict[str, Any]:
 def tools_from_wire(tools: Sequence[Mapping[str, Any]] | None) -> tuple[ToolSpec, ...]:
     functions = [tool.get("function") or {} for tool in tools or ()]
     return tuple(
-        ToolSpec(str(f.get("name", "")), str(f.get("description", "")), f.get("parameters") or {"type": "object"})
+        ToolSpec(
+            str(f.get("name", "")), str(f.get("description", "")), f.get("parameters") or {"type": "object"}
+        )
         for f in functions
     )
 

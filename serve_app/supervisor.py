@@ -69,7 +69,11 @@ class Supervisor:
     def _check_free(self) -> None:
         other = running_supervisor(self._home)
         if other is not None:
-            raise PlatformError(f"a platform runs already (process {other})", fix="`manta down` stops it", code="already_running")
+            raise PlatformError(
+                f"a platform runs already (process {other})",
+                fix="`manta down` stops it",
+                code="already_running",
+            )
         host, port = self._settings.server.host, self._settings.server.port
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,7 +88,9 @@ class Supervisor:
 
         settings = self._settings.ray
         if settings.address:
-            ray.init(address=settings.address, namespace="manta", log_to_driver=False, configure_logging=False)
+            ray.init(
+                address=settings.address, namespace="manta", log_to_driver=False, configure_logging=False
+            )
         else:
             ray.init(
                 address="local",
@@ -148,7 +154,12 @@ class Supervisor:
         os.replace(temporary, path)
 
     def _report(self, component: str, state: str, detail: str) -> None:
-        line = {"component": component, "state": state, "detail": detail, "seconds": round(time.monotonic() - self._began, 2)}
+        line = {
+            "component": component,
+            "state": state,
+            "detail": detail,
+            "seconds": round(time.monotonic() - self._began, 2),
+        }
         with (self._home / "startup.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 

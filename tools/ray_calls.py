@@ -18,7 +18,9 @@ class NamedActor:
     Every call must be idempotent: it is repeated for 15 s while the actor restarts.
     """
 
-    def __init__(self, name: str, *, error: type[Unavailable] = Unavailable, clock: Clock | None = None) -> None:
+    def __init__(
+        self, name: str, *, error: type[Unavailable] = Unavailable, clock: Clock | None = None
+    ) -> None:
         self._name = name
         self._error = error
         self._clock = clock or SystemClock()
@@ -42,7 +44,9 @@ class NamedActor:
         except (ValueError, ray.exceptions.RayActorError) as error:
             self._handle = None
             cause = " ".join(str(error).split())[:200]
-            raise self._error(f"{self._name} does not answer: {cause}", fix="`manta status` shows its state") from None
+            raise self._error(
+                f"{self._name} does not answer: {cause}", fix="`manta status` shows its state"
+            ) from None
 
     def tell(self, method: str, *arguments: Any) -> None:
         """Send without waiting for an answer; lost if the actor is not there just now."""

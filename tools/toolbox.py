@@ -213,10 +213,9 @@ def load_tool(import_path: str) -> Tool:
     module, _, attribute = import_path.partition(":")
     try:
         value = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidConfig(
-            f"cannot import the tool {import_path}: {error}", fix="give it as module:name"
-        ) from None
+    except Exception as error:  # Foreign code runs here: it may fail in any way.
+        cause = f"cannot import the tool {import_path}: {type(error).__name__}: {error}"
+        raise InvalidConfig(cause, fix="give it as module:name") from error
     return as_tool(value)
 
 

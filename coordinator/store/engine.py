@@ -29,10 +29,10 @@ from manta.errors import InvalidConfig, InvalidInput, StorageUnavailable
 T = TypeVar("T")
 
 READERS = 4
-POSTGRES_RETRY_DELAYS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 1.6, 1.6)
+POSTGRES_RETRY_DELAYS: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 1.6, 1.6)
 """Seconds between tries: a restart of the server is waited out, an outage is reported after six seconds."""
 
-_SQLITE_OPEN_DELAYS = (0.05, 0.1, 0.2, 0.4, 0.8)
+_SQLITE_OPEN_DELAYS: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)
 _BUSY_TIMEOUT_S = 5.0
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK_KEY = 0x6D616E7461
@@ -124,7 +124,9 @@ def open_storage(url: str, retry_delays: tuple[float, ...] | None = None) -> Sto
     else:
         write = read = _postgres_engine(parsed)
     # Two processes that open a new SQLite file at once may find it locked while one turns WAL on.
-    opening_delays: tuple[float, ...] = _SQLITE_OPEN_DELAYS if on_sqlite else POSTGRES_RETRY_DELAYS
+    opening_delays = _SQLITE_OPEN_DELAYS if on_sqlite else POSTGRES_RETRY_DELAYS
+    if retry_delays is not None:
+        opening_delays = retry_delays
     opening = Storage(write, read, name, opening_delays, threading.Event())
     try:
         opening.retrying(lambda: _upgrade(write))

@@ -150,6 +150,14 @@ calls = Table(
     ),
 )
 
+# The last group of calls that each writer has committed, for when the answer to a COMMIT is lost.
+writers = Table(
+    "writers",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("last_group", BigInteger, nullable=False),
+)
+
 events = Table(
     "events",
     metadata,

@@ -7,14 +7,17 @@ affair, and no call returns before the transaction that holds it is durable.
 import asyncio
 import queue
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, delete
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError, DBAPIError, StatementError
 
 from coordinator.store.engine import Storage, is_storage_failure
+from coordinator.store.schema import writers
 from manta.errors import InvalidInput, MantaError, StorageUnavailable
 
 T = TypeVar("T")
@@ -36,12 +39,27 @@ class _Job:
 _Outcome: TypeAlias = "tuple[Any, None] | tuple[None, Exception]"
 
 
+class _Group:
+    """Jobs of one transaction. `outcomes` are those of the latest try that got as far as its COMMIT."""
+
+    __slots__ = ("jobs", "number", "outcomes")
+
+    def __init__(self, jobs: Sequence[_Job], number: int) -> None:
+        self.jobs = jobs
+        self.number = number
+        self.outcomes: list[_Outcome] = []
+
+
 class GroupWriter:
     """Runs operations in the order they were given. May be called from any thread and any event loop."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._id = uuid.uuid4().hex
+        self._groups = 0
+        # A COMMIT that fails on SQLite wrote nothing; over a connection nobody knows.
+        self._leaves_stamps = storage.write.dialect.name == "postgresql"
         self._closed = False
         self._gate = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="journal-writer", daemon=True)
@@ -89,66 +107,55 @@ class GroupWriter:
             job = self._jobs.get()
         return group, False
 
-    def _write(self, group: Sequence[_Job]) -> None:
+    def _write(self, jobs: Sequence[_Job]) -> None:
+        self._groups += 1
+        group = _Group(jobs, self._groups)
         try:
             outcomes = self._storage.retrying(lambda: self._transact(group))
         except Exception as failure:
-            outcomes = [(None, failure)] * len(group)
-        for job, (value, error) in zip(group, outcomes, strict=True):
+            outcomes = [(None, failure)] * len(jobs)
+        for job, (value, error) in zip(jobs, outcomes, strict=True):
             if error is None:
                 job.future.set_result(value)
             else:
                 job.future.set_exception(error)
 
-    def _transact(self, group: Sequence[_Job]) -> list[_Outcome]:
+    def _transact(self, group: _Group) -> list[_Outcome]:
         with self._storage.write.connect() as connection:
             try:
                 transaction = connection.begin()
-                outcomes = [_run_in_savepoint(connection, job.operation) for job in group]
-                mark = _transaction_mark(connection)
+                if self._leaves_stamps and not self._stamp(connection, group.number):
+                    # The COMMIT of an earlier try was carried out, only its answer was lost.
+                    return group.outcomes
+                group.outcomes = [_run_in_savepoint(connection, job.operation) for job in group.jobs]
+                transaction.commit()
             except DBAPIError as error:
                 # A full disk may already have rolled back by itself: start over on a fresh connection.
                 connection.invalidate(error)
                 raise
-            try:
-                transaction.commit()
-            except DBAPIError as error:
-                connection.invalidate(error)
-                if mark is None or not self._was_committed(mark):
-                    raise
-            return outcomes
+            return group.outcomes
 
-    def _was_committed(self, mark: str) -> bool:
-        """Whether a transaction whose COMMIT got no answer is in the database all the same."""
+    def _stamp(self, connection: Connection, number: int) -> bool:
+        """Whether this group is new. An earlier try that the server still works on is waited for by the row's lock.
 
-        def ask() -> bool:
-            with self._storage.write.connect() as connection:
-                status = connection.execute(
-                    text("SELECT pg_xact_status(CAST(:mark AS xid8))"), {"mark": mark}
-                )
-                return _decided(str(status.scalar_one()))
+        Asking the server for a transaction's fate would not do: after a crash it gives out unflushed
+        transaction numbers again.
+        """
+        stamp = insert(writers).values(id=self._id, last_group=number)
+        newer = writers.c.last_group < stamp.excluded.last_group
+        stamped = connection.execute(
+            stamp.on_conflict_do_update(
+                index_elements=[writers.c.id], set_={"last_group": stamp.excluded.last_group}, where=newer
+            )
+        )
+        return stamped.rowcount == 1
 
-        return self._storage.retrying(ask)
+    def _remove_stamp(self) -> None:
+        def remove() -> None:
+            with self._storage.write.begin() as connection:
+                connection.execute(delete(writers).where(writers.c.id == self._id))
 
-
-class _StillOpen(DBAPIError):
-    """The server has not noticed yet that its client of a moment ago is gone."""
-
-    def __init__(self) -> None:
-        super().__init__(None, None, Exception("an earlier transaction is still open"))
-
-
-def _decided(status: str) -> bool:
-    if status == "in progress":
-        raise _StillOpen
-    return status == "committed"
-
-
-def _transaction_mark(connection: Connection) -> str | None:
-    """The transaction's name on the server; SQLite needs none, a failed COMMIT there wrote nothing."""
-    if connection.dialect.name != "postgresql":
-        return None
-    return str(connection.execute(text("SELECT CAST(pg_current_xact_id() AS text)")).scalar_one())
+        self._storage.retrying(remove)
 
 
 def _run_in_savepoint(connection: Connection, operation: Callable[[Connection], Any]) -> _Outcome:

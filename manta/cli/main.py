@@ -74,3 +74,7 @@ app.command("doctor", rich_help_panel="Platform")(doctor.doctor)
 
 def main() -> None:
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -31,13 +31,17 @@ class LangChainBackend:
             self._model = init_chat_model(self._settings.source, **options)
         except (ImportError, ValueError) as error:
             cause = f"model {self._name}: {' '.join(str(error).split())}"
-            raise ModelLoadError(cause, fix="source is provider:model; install the provider's package") from None
+            raise ModelLoadError(
+                cause, fix="source is provider:model; install the provider's package"
+            ) from None
 
     def stop(self) -> None:
         self._model = None
 
     async def info(self) -> ModelInfo:
-        return ModelInfo(self._name, self._settings.context_window or DEFAULT_WINDOW, self._settings.abilities)
+        return ModelInfo(
+            self._name, self._settings.context_window or DEFAULT_WINDOW, self._settings.abilities
+        )
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return sum(len(message.content) // CHARACTERS_PER_TOKEN + 4 for message in messages)
@@ -61,7 +65,11 @@ class LangChainBackend:
         yield _last(whole)
 
     def _bound(self, request: ChatRequest) -> Any:
-        options = {"temperature": request.temperature, "max_tokens": request.max_tokens, "stop": list(request.stop)}
+        options = {
+            "temperature": request.temperature,
+            "max_tokens": request.max_tokens,
+            "stop": list(request.stop),
+        }
         model = self._model.bind(**{key: value for key, value in options.items() if value not in (None, [])})
         if request.tools:
             model = self._model.bind_tools([tool_to_wire(tool) for tool in request.tools])

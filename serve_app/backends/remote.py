@@ -30,7 +30,10 @@ class RemoteBackend:
         settings = self._settings
         headers = {"Authorization": f"Bearer {secret(settings.api_key_env)}"} if settings.api_key_env else {}
         self._client = httpx.AsyncClient(
-            base_url=settings.base_url.rstrip("/") + "/", headers=headers, timeout=settings.timeout_s, trust_env=False
+            base_url=settings.base_url.rstrip("/") + "/",
+            headers=headers,
+            timeout=settings.timeout_s,
+            trust_env=False,
         )
 
     def stop(self) -> None:
@@ -89,7 +92,9 @@ class _Assembler:
         return None
 
     def _gather(self, piece: dict[str, Any]) -> None:
-        call = self._calls.setdefault(piece.get("index", 0), {"id": "", "function": {"name": "", "arguments": ""}})
+        call = self._calls.setdefault(
+            piece.get("index", 0), {"id": "", "function": {"name": "", "arguments": ""}}
+        )
         call["id"] = piece.get("id") or call["id"]
         function = piece.get("function") or {}
         call["function"]["name"] += function.get("name") or ""
@@ -97,7 +102,9 @@ class _Assembler:
 
     def last(self) -> ChatChunk:
         calls: list[ToolCall] = [call_from_wire(self._calls[index]) for index in sorted(self._calls)]
-        return ChatChunk(tool_calls=tuple(calls), finish_reason=self._finish, usage=usage_from_wire(self._usage))
+        return ChatChunk(
+            tool_calls=tuple(calls), finish_reason=self._finish, usage=usage_from_wire(self._usage)
+        )
 
 
 async def _server_sent(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
@@ -110,7 +117,9 @@ async def _server_sent(response: httpx.Response) -> AsyncIterator[dict[str, Any]
         try:
             data = json.loads(text)
         except json.JSONDecodeError:
-            raise RemoteModelError("the server sent a chunk that is not JSON", fix="is it OpenAI-compatible?") from None
+            raise RemoteModelError(
+                "the server sent a chunk that is not JSON", fix="is it OpenAI-compatible?"
+            ) from None
         yield data
 
 
@@ -120,10 +129,14 @@ def _refusal(name: str, response: httpx.Response) -> ModelError:
     status = response.status_code
     if status in (401, 403):
         fix = f"check the key in the variable that models.{name}.api_key_env names"
-        return _Final(f"model {name}: the server refused the key ({status})", fix=fix, code="remote_model_unauthorized")
+        return _Final(
+            f"model {name}: the server refused the key ({status})", fix=fix, code="remote_model_unauthorized"
+        )
     if status == 404:
         fix = f"check models.{name}.base_url and models.{name}.model"
-        return _Final(f"model {name}: the server does not know it (404): {text}", fix=fix, code="remote_model_not_found")
+        return _Final(
+            f"model {name}: the server does not know it (404): {text}", fix=fix, code="remote_model_not_found"
+        )
     if status == 400 and "context" in text.lower():
         return ContextLengthExceeded(f"model {name}: {text}", fix="shorten the prompt")
     if status in (408, 409, 429) or status >= 500:

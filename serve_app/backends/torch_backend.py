@@ -94,7 +94,9 @@ class TorchBackend:
 
 def _generation(request: ChatRequest, prompt: tuple[int, ...], room: int) -> GenerationRequest:
     if request.response_format is not None and request.response_format.get("type") != "text":
-        raise InvalidInput("this model cannot be held to a response_format", fix="ask in the prompt, or use another model")
+        raise InvalidInput(
+            "this model cannot be held to a response_format", fix="ask in the prompt, or use another model"
+        )
     params = SamplingParams(
         max_tokens=min(request.max_tokens or DEFAULT_MAX_TOKENS, room),
         temperature=request.temperature,

@@ -76,7 +76,7 @@ class Scheduler:
     running: dict[str, Slot] = field(default_factory=dict)
     _known: dict[str, Slot] = field(default_factory=dict)
     _queue: list[tuple[int, int, Slot]] = field(default_factory=list)
-    _kept: list[Kept] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
     _arrivals: "count[int]" = field(default_factory=count)
 
     def __post_init__(self) -> None:
@@ -137,9 +137,9 @@ class Scheduler:
         filled = slot.computed if slot.computed >= _MIN_SHARED else 0
         self.space.give_back(slot.start + filled, slot.places - filled)
         if filled:
-            self._kept.append(Kept(tuple(slot.tokens[:filled]), slot.start))
-        if len(self._kept) > _MAX_KEPT:
-            self._drop(self._kept[0])
+            self.kept.append(Kept(tuple(slot.tokens[:filled]), slot.start))
+        if len(self.kept) > _MAX_KEPT:
+            self._drop(self.kept[0])
 
     def plan(self) -> StepPlan:
         """Admit what fits and lay out a step: all decoding requests, then prompt chunks within the budget."""
@@ -184,15 +184,15 @@ class Scheduler:
         """A stretch for the request, dropping kept KV (the oldest first, the most useful last) as needed."""
         if slot.places > self.kv_places - self.reserved:
             return None
-        useful = max(self._kept, key=lambda kept: shared_prefix(kept.tokens, slot.tokens), default=None)
+        useful = max(self.kept, key=lambda kept: shared_prefix(kept.tokens, slot.tokens), default=None)
         while (start := self.space.take(slot.places)) is None:
-            if not self._kept:
+            if not self.kept:
                 return None
-            self._drop(next((kept for kept in self._kept if kept is not useful), self._kept[0]))
+            self._drop(next((kept for kept in self.kept if kept is not useful), self.kept[0]))
         return start
 
     def _drop(self, kept: Kept) -> None:
-        self._kept.remove(kept)
+        self.kept.remove(kept)
         self.space.give_back(kept.start, len(kept.tokens))
 
     def _share(self, slot: Slot) -> list[KvCopy]:
@@ -201,7 +201,7 @@ class Scheduler:
             return []
         slot.shared_checked = True
         best, source = 0, None
-        donors = [(k.tokens, k.start, k) for k in self._kept]
+        donors = [(k.tokens, k.start, k) for k in self.kept]
         computed = [(s.tokens[: s.computed], s.start, None) for s in self.running.values() if s is not slot]
         for tokens, start, kept in [*donors, *computed]:
             # The last prompt token is always computed, because its logits choose the next.
@@ -211,8 +211,8 @@ class Scheduler:
         if best < _MIN_SHARED or source is None:
             return []
         if source[1] is not None:
-            self._kept.remove(source[1])
-            self._kept.append(source[1])
+            self.kept.remove(source[1])
+            self.kept.append(source[1])
         slot.computed = slot.cached = best
         return [KvCopy(source[0], slot.start, best)]
 

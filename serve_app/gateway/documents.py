@@ -22,7 +22,9 @@ class DocumentSearch(BaseModel):
 
 
 @router.put("/collections/{collection}/documents/{document:path}")
-async def add_document(collection: str, document: str, request: Request, platform: PlatformDep) -> dict[str, Any]:
+async def add_document(
+    collection: str, document: str, request: Request, platform: PlatformDep
+) -> dict[str, Any]:
     body = await _body(request)
     kind = request.headers.get("content-type")
     added = await platform.documents.add(collection, document, body, kind)
@@ -73,7 +75,9 @@ async def _body(request: Request) -> bytes:
     async for piece in request.stream():
         body += piece
         if len(body) > MAX_BODY_BYTES:
-            raise InvalidInput(f"the body is over {MAX_BODY_BYTES >> 20} MiB", fix="split it", code="payload_too_large")
+            raise InvalidInput(
+                f"the body is over {MAX_BODY_BYTES >> 20} MiB", fix="split it", code="payload_too_large"
+            )
     if not body:
         raise InvalidInput("the body is empty", fix="send the file's bytes")
     return bytes(body)

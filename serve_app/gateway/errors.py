@@ -11,7 +11,12 @@ from manta.errors import InvalidInput, MantaError, Unavailable
 from manta.telemetry import get_logger
 
 RETRY_AFTER_S = 2
-_STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large", 415: "unsupported_media_type"}
+_STATUS_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+}
 
 logger = get_logger("gateway")
 
@@ -46,7 +51,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        if request.headers.get("content-type", "").split(";")[0] != "application/json" and error.body is not None:
+        if (
+            request.headers.get("content-type", "").split(";")[0] != "application/json"
+            and error.body is not None
+        ):
             # Taking other types would let any web page post here without the browser asking first.
             cause = MantaError("the body is not declared as JSON", fix="send Content-Type: application/json")
             return JSONResponse(error_body(request.scope["path"], cause, 415, "unsupported_media_type"), 415)

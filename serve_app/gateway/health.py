@@ -39,5 +39,3 @@ async def _probe(answer: Any) -> dict[str, str]:
     except MantaError as error:
         return {"state": "down", "detail": str(error)}
     return {"state": "ready", "detail": ""}
-
-

@@ -159,7 +159,9 @@ async def _streamed(
         while chunk is not None:
             delta: dict[str, Any] = {"content": chunk.text} if chunk.text else {}
             if chunk.tool_calls:
-                delta["tool_calls"] = [{"index": i, **call_to_wire(c)} for i, c in enumerate(chunk.tool_calls)]
+                delta["tool_calls"] = [
+                    {"index": i, **call_to_wire(c)} for i, c in enumerate(chunk.tool_calls)
+                ]
             if delta or chunk.finish_reason:
                 yield _data(answer.chunk(delta, chunk.finish_reason, **nothing))
             usage = chunk.usage or usage
@@ -171,7 +173,12 @@ async def _streamed(
     finally:
         await chunks.aclose()
     if usage_wanted:
-        last = {**answer.head, "object": "chat.completion.chunk", "choices": [], "usage": usage_to_wire(usage)}
+        last = {
+            **answer.head,
+            "object": "chat.completion.chunk",
+            "choices": [],
+            "usage": usage_to_wire(usage),
+        }
         yield _data(last)
     yield "data: [DONE]\n\n"
 

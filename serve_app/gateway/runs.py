@@ -55,7 +55,9 @@ StreamMode = Annotated[str, Query()]
 
 
 @router.post("/runs")
-async def create_run(body: RunCreate, platform: PlatformDep, caller: CallerDep, key: IdempotencyKey = None) -> dict[str, Any]:
+async def create_run(
+    body: RunCreate, platform: PlatformDep, caller: CallerDep, key: IdempotencyKey = None
+) -> dict[str, Any]:
     return run_json(await submit(platform, caller, body, key))
 
 
@@ -77,7 +79,11 @@ async def create_and_stream(
     body: RunCreate, platform: PlatformDep, caller: CallerDep, key: IdempotencyKey = None
 ) -> StreamingResponse:
     record = await submit(platform, caller, body, key)
-    modes = body.stream_mode if isinstance(body.stream_mode, list) else [body.stream_mode or "custom,messages,values"]
+    modes = (
+        body.stream_mode
+        if isinstance(body.stream_mode, list)
+        else [body.stream_mode or "custom,messages,values"]
+    )
     events = run_stream(platform, caller, record, 0, ",".join(modes))
     if body.on_disconnect == "cancel":
         events = _cancelling(events, platform, caller, RunId(record.id))
@@ -214,7 +220,9 @@ def _sequence(last_event_id: str | None) -> int:
     if not last_event_id:
         return 0
     if not last_event_id.isdigit():
-        raise InvalidInput(f"Last-Event-ID {last_event_id!r} is not a number", fix="send the id of the last event seen")
+        raise InvalidInput(
+            f"Last-Event-ID {last_event_id!r} is not a number", fix="send the id of the last event seen"
+        )
     return int(last_event_id)
 
 

@@ -36,7 +36,9 @@ async def run_stream(
     cursor = -1
     try:
         while True:
-            watch: Watch = await platform.coordinator.call("watch", caller.tenant, run, after, cursor, KEEP_ALIVE_S)
+            watch: Watch = await platform.coordinator.call(
+                "watch", caller.tenant, run, after, cursor, KEEP_ALIVE_S
+            )
             cursor = watch.cursor
             for event in watch.events:
                 after = max(after, event.seq)
@@ -57,7 +59,11 @@ async def _frames(platform: Platform, caller: Caller, event: Event, modes: froze
     if event.type == "token":
         if "messages" not in modes:
             return []
-        return [frame("messages", [{"type": "AIMessageChunk", "content": event.data["text"]}, {"step": event.step}])]
+        return [
+            frame(
+                "messages", [{"type": "AIMessageChunk", "content": event.data["text"]}, {"step": event.step}]
+            )
+        ]
     frames = []
     if event.type == "step_done" and "updates" in modes:
         frames.append(frame("updates", {event.step: await _step_output(platform, caller, event)}))

@@ -87,7 +87,9 @@ class ServeModels:
     def get(self, name: str) -> ChatModel:
         name = name or self._default
         if name not in self._names:
-            raise NotFound(f"there is no model {name!r}", fix=f"one of: {', '.join(self._names)}", code="model_not_found")
+            raise NotFound(
+                f"there is no model {name!r}", fix=f"one of: {', '.join(self._names)}", code="model_not_found"
+            )
         if name not in self._made:
             self._made[name] = ServeModel(name)
         return self._made[name]
@@ -119,7 +121,9 @@ def _translated(name: str, error: Exception) -> Exception:
     if isinstance(error, ray.exceptions.RayTaskError):
         return unwrap(error)
     if isinstance(error, BackPressureError):
-        return Unavailable(f"model {name} has too many requests waiting", fix="try again later", code="overloaded")
+        return Unavailable(
+            f"model {name} has too many requests waiting", fix="try again later", code="overloaded"
+        )
     if isinstance(error, ray.exceptions.RayError | RayServeException):
         cause = " ".join(str(error).split())[:200]
         return ModelError(f"a replica of {name} was lost: {cause}", fix="it is replaced; try again")

@@ -38,6 +38,22 @@ async def test_a_search_is_replayed_even_when_the_collection_changed(tmp_path):
     assert documents.searches == 1
 
 
+async def test_a_search_inside_a_recorded_tool_is_covered_by_it(tmp_path):
+    log = LocalCallLog()
+    documents = FewDocuments([Passage("p1", "a.md", 0, 4, "text", 0.5)])
+    for number in (1, 2):
+        attempt = Attempt(ScriptedModel([]), log, tmp_path, number, documents)
+
+        async def run(attempt: Attempt = attempt) -> int:
+            return len(await attempt.context.documents.search("docs", "question"))
+
+        assert await attempt.context.call_tool("find", {}, run) == 1
+        assert attempt.usage.tool_calls == 1
+    assert documents.searches == 1
+    await attempt.context.documents.search("docs", "question")
+    assert [call.name for call in log.calls(task().scope)] == ["find", "search_documents"]
+
+
 async def test_tokens_go_to_the_sink(tmp_path):
     attempt = Attempt(ScriptedModel([]), LocalCallLog(), tmp_path)
     attempt.context.emit_token("a")

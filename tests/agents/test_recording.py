@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from agents.call_keys import request_body, request_hash
 from agents.context import LocalCallLog
-from agents.recording import RecordedModel, RecordedTools, RetryPolicy, request_body, request_hash
+from agents.recording import RecordedModel, RecordedTools, RetryPolicy
 from agents.scripted import ScriptedModel, ScriptedStep
 from manta.clock import ManualClock
 from manta.errors import (

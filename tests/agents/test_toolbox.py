@@ -178,7 +178,7 @@ def test_a_box_is_a_mapping_and_refuses_what_cannot_work():
         Toolbox([Tool("t", "-", {"type": "nonsense"}, weather.run)])
 
 
-def _untyped(a) -> None:  # noqa: ANN001
+def _untyped(a) -> None:
     """Has no type."""
 
 

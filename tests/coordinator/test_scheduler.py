@@ -14,7 +14,9 @@ def graph(*steps: dict[str, Any], output: Any = None) -> Graph:
     return parse_graph({"name": "g", "steps": [{"agent": "a", **step} for step in steps], "output": output})
 
 
-def done(step: str, output: Any = None, index: int | None = None, state: Any = "done", **more: Any) -> dict[StepKey, Execution]:
+def done(
+    step: str, output: Any = None, index: int | None = None, state: Any = "done", **more: Any
+) -> dict[StepKey, Execution]:
     key = step_key(StepId(step), index)
     return {key: Execution(key, StepId(step), index, state, output=output, **more)}
 
@@ -40,10 +42,15 @@ def test_input_and_mixed_text_references():
 
 
 def test_fan_out_over_a_list_known_only_at_run_time_respects_max_parallel():
-    g = graph({"id": "plan"}, {"id": "work", "for_each": "${steps.plan}", "max_parallel": 2, "input": {"q": "${item}"}})
+    g = graph(
+        {"id": "plan"},
+        {"id": "work", "for_each": "${steps.plan}", "max_parallel": 2, "input": {"q": "${item}"}},
+    )
     decision = decide(g, {}, done("plan", ["x", "y", "z"]))
     assert [(s.key, s.input) for s in decision.starts] == [("work[0]", {"q": "x"}), ("work[1]", {"q": "y"})]
-    again = decide(g, {}, done("plan", ["x", "y", "z"]) | done("work", 1, 0) | done("work", None, 1, "started"))
+    again = decide(
+        g, {}, done("plan", ["x", "y", "z"]) | done("work", 1, 0) | done("work", None, 1, "started")
+    )
     assert started(again) == ["work[2]"]
 
 
@@ -87,12 +94,16 @@ def test_a_failed_step_ends_the_run_unless_it_may_be_skipped():
 def test_output_is_the_last_step_or_what_the_graph_says():
     executions = done("a", 1) | done("b", 2)
     assert decide(graph({"id": "a"}, {"id": "b"}), {}, executions).finished.output == 2
-    structured = graph({"id": "a"}, {"id": "b"}, output={"both": ["${steps.a}", "${steps.b}"], "in": "${input}"})
+    structured = graph(
+        {"id": "a"}, {"id": "b"}, output={"both": ["${steps.a}", "${steps.b}"], "in": "${input}"}
+    )
     assert decide(structured, "i", executions).finished.output == {"both": [1, 2], "in": "i"}
 
 
 def test_steps_left_is_the_longest_chain_behind():
-    g = graph({"id": "a"}, {"id": "b", "needs": ["a"]}, {"id": "c", "needs": ["b"]}, {"id": "d", "needs": ["a"]})
+    g = graph(
+        {"id": "a"}, {"id": "b", "needs": ["a"]}, {"id": "c", "needs": ["b"]}, {"id": "d", "needs": ["a"]}
+    )
     assert [steps_left(g, step) for step in "abcd"] == [2, 1, 0, 0]
 
 

@@ -33,11 +33,18 @@ Start = Callable[..., Any]
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     services: list[CoordinatorService] = []
 
-    async def make(graph: dict[str, Any], agents: Agents, clock: Any = None) -> tuple[CoordinatorService, FunctionRuntime]:
+    async def make(
+        graph: dict[str, Any], agents: Agents, clock: Any = None
+    ) -> tuple[CoordinatorService, FunctionRuntime]:
         runtime = FunctionRuntime(agents)
         parsed = parse_graph({"name": "g", **graph})
         service = CoordinatorService(
-            f"sqlite:///{tmp_path}/j.db", runtime, {"g": parsed}, Names(frozenset(agents), frozenset()), clock or SystemClock(), "me"
+            f"sqlite:///{tmp_path}/j.db",
+            runtime,
+            {"g": parsed},
+            Names(frozenset(agents), frozenset()),
+            clock or SystemClock(),
+            "me",
         )
         services.append(service)
         await service.started()
@@ -116,7 +123,9 @@ async def test_a_passing_error_is_tried_again_and_a_lasting_one_is_not(start: St
     assert (await run(service)).output == "at last"
     assert tries == [1, 2, 3]
 
-    service, runtime = await start({"steps": [{"id": "s", "agent": "broken", "retry": FAST}]}, {"broken": broken})
+    service, runtime = await start(
+        {"steps": [{"id": "s", "agent": "broken", "retry": FAST}]}, {"broken": broken}
+    )
     record = await run(service)
     assert (record.status, record.error["message"]) == ("error", "never")
     assert runtime.count("s") == 1
@@ -150,7 +159,10 @@ async def test_cancel_stops_the_running_step_and_nothing_comes_after(start: Star
         working.set()
         await asyncio.Event().wait()
 
-    service, runtime = await start({"steps": [{"id": "s", "agent": "hang"}, {"id": "t", "agent": "hang", "needs": ["s"]}]}, {"hang": hang})
+    service, runtime = await start(
+        {"steps": [{"id": "s", "agent": "hang"}, {"id": "t", "agent": "hang", "needs": ["s"]}]},
+        {"hang": hang},
+    )
     record = await service.submit(Submission("g", {}, T))
     await working.wait()
     await service.cancel(T, RunId(record.id))
@@ -169,7 +181,11 @@ async def test_a_step_that_takes_too_long_is_stopped_and_tried_again(start: Star
     async def hang(task: Task) -> None:
         await asyncio.Event().wait()
 
-    graph = {"steps": [{"id": "s", "agent": "hang", "timeout_s": 5, "retry": {"attempts": 2, "min_s": 1, "max_s": 1}}]}
+    graph = {
+        "steps": [
+            {"id": "s", "agent": "hang", "timeout_s": 5, "retry": {"attempts": 2, "min_s": 1, "max_s": 1}}
+        ]
+    }
     service, runtime = await start(graph, {"hang": hang}, clock)
     record = await service.submit(Submission("g", {}, T))
     for attempt in (1, 2):
@@ -253,7 +269,9 @@ async def test_an_unopenable_journal_is_tried_again_until_it_opens(tmp_path: Pat
     blocked.write_text("a file where the folder must be")
     clock = ManualClock()
     runtime = FunctionRuntime({})
-    service = CoordinatorService(f"sqlite:///{blocked}/j.db", runtime, {}, Names(frozenset(), frozenset()), clock, "me")
+    service = CoordinatorService(
+        f"sqlite:///{blocked}/j.db", runtime, {}, Names(frozenset(), frozenset()), clock, "me"
+    )
     service.ensure_started()
     async with asyncio.timeout(10):
         while not clock.sleeping:

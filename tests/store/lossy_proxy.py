@@ -1,4 +1,4 @@
-"""A way to PostgreSQL that loses the answer to a COMMIT: the server has written it, the client cannot know."""
+"""A way to PostgreSQL that loses the answer to a COMMIT: it is written, and the client cannot know."""
 
 import select
 import socket
@@ -6,7 +6,7 @@ import threading
 
 
 class LossyProxy:
-    """Listens on a local port. After `lose_next_commit`, the next COMMIT is passed on and its answer dropped."""
+    """Listens on a local port. After `lose_next_commit`, a COMMIT is passed on and its answer dropped."""
 
     def __init__(self, server_socket: str) -> None:
         self._server_socket = server_socket

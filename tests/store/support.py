@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,21 +98,21 @@ class Postgres:
         """As if the power went: no shutdown, no checkpoint."""
         from pgserver._commands import pg_ctl
 
-        with contextlib.suppress(subprocess.CalledProcessError):
-            pg_ctl(
-                ["-w", "-m", "immediate", "stop"], pgdata=self._server.pgdata, user=self._server.system_user
-            )
+        pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=self._server.pgdata, user=self._server.system_user)
 
     def start(self) -> None:
         self._server.ensure_postgres_running()
 
 
 @contextlib.contextmanager
-def postgres_server(folder: Path) -> Iterator[Postgres]:
+def postgres_server() -> Iterator[Postgres]:
     import pgserver
 
-    server = pgserver.get_server(folder, cleanup_mode="stop")
-    try:
-        yield Postgres(server)
-    finally:
-        server.cleanup()
+    # Not in pytest's folder: that is closed to the user a root-started server runs as.
+    with tempfile.TemporaryDirectory(prefix="manta-pg-") as folder:
+        Path(folder).chmod(0o755)
+        server = pgserver.get_server(folder, cleanup_mode="stop")
+        try:
+            yield Postgres(server)
+        finally:
+            server.cleanup()

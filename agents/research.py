@@ -1,0 +1,127 @@
+"""The researcher: a question becomes a finding, sentences that the passages it read support.
+
+By the strategy `pipeline` the code searches and chooses passages and the model only writes; by `agent` the model
+chooses its searches. In both every sentence is checked afterwards, and where too few stand the passages are
+quoted.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agents.asking import ask, is_weak
+from agents.base import AgentSetup
+from agents.catalog import choose_strategy
+from agents.grounding import Grounded, ground
+from agents.prompting import fit_passages, load_prompt, token_counter
+from agents.quotes import quote, relevant
+from agents.tool_loop import run_tool_loop
+from agents.watching import WatchingContext
+from agents.web_passages import WebReader
+from manta.errors import InvalidInput
+from manta.messages import Finding, ModelInfo, Passage, from_json, to_json
+from manta.protocols import AgentContext
+from tools.toolbox import Tool, ToolContext
+
+SEARCHED = 12
+"""Passages asked of a search; those that do not speak of the question are left out."""
+WANTED = 4
+"""Sentences a finding should have; quotations fill up to it."""
+_ANSWER_TOKENS = 110
+_WEAK_PASSAGE_TOKENS = 480
+"""A small model loses the thread in more, and reading costs it a second per thousand tokens on a CPU."""
+_PASSAGE_TOKENS = 6000
+_QUERY = {"type": "string", "minLength": 1, "maxLength": 400}
+
+
+class Researcher:
+    """Input `{question, collection}`, a null collection being the web; output a `Finding` as JSON."""
+
+    def __init__(self, setup: AgentSetup) -> None:
+        self._setup = setup
+        self._web = WebReader(setup.search)
+
+    async def run(self, context: AgentContext) -> Any:
+        """Raises InvalidInput for an empty question, NotFound for an unknown collection, ToolError without a web."""
+        question = " ".join(str(context.task.input.get("question") or "").split())
+        if not question:
+            raise InvalidInput("the question is empty", fix="give a question")
+        collection = context.task.input.get("collection") or None
+        info = await context.model.info()
+        if choose_strategy(self._setup.strategy, info) == "agent":
+            read, grounded = await self._by_agent(context, question, collection)
+        else:
+            read, grounded = await self._by_pipeline(context, info, question, collection)
+        quotes = quote(
+            question,
+            relevant(question, read),
+            max(0, WANTED - len(grounded.kept)),
+            beside=[sentence.text for sentence in grounded.kept],
+        )
+        return to_json(Finding(question, (*grounded.kept, *quotes), tuple(read), grounded.dropped))
+
+    async def _by_pipeline(
+        self, context: AgentContext, info: ModelInfo, question: str, collection: str | None
+    ) -> tuple[list[Passage], Grounded]:
+        found = relevant(question, await self._find(context, question, collection))
+        if not found:
+            return [], Grounded((), ())
+        prompt = load_prompt("research")
+        bare = await context.model.count_tokens(prompt.messages(question=question, passages=[]))
+        room = info.context_window - bare - _ANSWER_TOKENS - 16
+        most = _WEAK_PASSAGE_TOKENS if is_weak(info) else _PASSAGE_TOKENS
+        shown = await fit_passages(found, max(0, min(room, most)), token_counter(context.model))
+        if not shown:
+            return found, Grounded((), ())
+        messages = prompt.messages(question=question, passages=shown)
+        text = await ask(context, messages, max_tokens=_ANSWER_TOKENS)
+        # What the model was not shown it cannot have drawn on, so only the shown passages may support it.
+        return found, ground(text, shown, echoes=[question, *(m.content.splitlines()[-1] for m in messages)])
+
+    async def _find(self, context: AgentContext, question: str, collection: str | None) -> list[Passage]:
+        if collection is None:
+            return await self._web.find(context, question)
+        return await context.documents.search(collection, question, SEARCHED)
+
+    async def _by_agent(
+        self, context: AgentContext, question: str, collection: str | None
+    ) -> tuple[list[Passage], Grounded]:
+        watching = WatchingContext(context)
+        where = "the web" if collection is None else "the documents"
+        tools = [_document_search(collection)] if collection else self._web.tools()
+        system, user = load_prompt("research_agent").messages(question=question, where=where)
+        text = await run_tool_loop(
+            watching,
+            system=system.content,
+            user=user.content,
+            tools=self._setup.tools.with_tools(*tools),
+            show_tokens=True,
+        )
+        read = _passages_in([call.result for call in watching.seen])
+        return read, ground(text, read, echoes=[question])
+
+
+def _document_search(collection: str) -> Tool:
+    async def run(arguments: Mapping[str, Any], context: ToolContext | None) -> Any:
+        if context is None:
+            raise InvalidInput("search_documents needs a task", fix="call it from an agent")
+        return to_json(await context.documents.search(collection, str(arguments["query"]), SEARCHED // 2))
+
+    parameters = {
+        "type": "object",
+        "properties": {"query": _QUERY},
+        "required": ["query"],
+        "additionalProperties": False,
+    }
+    return Tool("search_documents", "Passages of the documents that fit a query best.", parameters, run)
+
+
+def _passages_in(results: Sequence[Any]) -> list[Passage]:
+    """Every passage that a tool returned, once, in the order seen."""
+    found: dict[str, Passage] = {}
+    for result in results:
+        rows = result.get("passages", []) if isinstance(result, Mapping) else result
+        for row in rows if isinstance(rows, list) else []:
+            if isinstance(row, Mapping) and {"id", "document", "start", "end", "text"} <= set(row):
+                passage = from_json(Passage, row)
+                found.setdefault(passage.id, passage)
+    return list(found.values())

@@ -1,0 +1,237 @@
+"""The scheduler is pure: these tests play the model themselves and use no torch."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manta.errors import Conflict, ContextLengthExceeded, InvalidInput
+from serve_app.engine.scheduler import Scheduler, StepPlan, shared_prefix
+
+
+def make(max_batch: int = 4, kv: int = 256, context: int = 256, chunk: int = 32) -> Scheduler:
+    return Scheduler(max_batch, kv, context, chunk)
+
+
+def prompt(length: int, first: int = 0) -> list[int]:
+    return [first + index for index in range(length)]
+
+
+def play(scheduler: Scheduler, plan: StepPlan) -> list[str]:
+    """Do what the engine does after a forward pass; returns the ids that sampled a token."""
+    scheduler.advance(plan)
+    sampled = [id for id, segment in zip(plan.ids, plan.segments, strict=True) if segment.wants_logits]
+    for id in sampled:
+        scheduler.append(id, 9_000)
+    return sampled
+
+
+def test_imports_without_torch() -> None:
+    code = "import sys, serve_app.engine.scheduler, serve_app.engine.types; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_prompt_is_chunked_and_only_the_last_chunk_samples() -> None:
+    scheduler = make(chunk=32)
+    scheduler.add("a", prompt(70), max_tokens=4)
+    sizes, samples = [], []
+    for _ in range(3):
+        plan = scheduler.plan()
+        sizes.append(len(plan.segments[0].tokens))
+        samples.append(bool(play(scheduler, plan)))
+    assert sizes == [32, 32, 6]
+    assert samples == [False, False, True]
+    assert [segment.tokens for segment in scheduler.plan().segments] == [(9_000,)]
+
+
+def test_decoding_goes_on_beside_a_long_prompt() -> None:
+    scheduler = make(chunk=8)
+    scheduler.add("short", prompt(4), max_tokens=20)
+    play(scheduler, scheduler.plan())
+    scheduler.add("long", prompt(60, first=100), max_tokens=4)
+    for _ in range(7):
+        plan = scheduler.plan()
+        assert plan.ids == ("short", "long")
+        assert [len(segment.tokens) for segment in plan.segments] == [1, 8]
+        play(scheduler, plan)
+
+
+def test_lower_priority_number_first_then_arrival() -> None:
+    scheduler = make(max_batch=1)
+    for id, priority in (("b1", 1), ("a", 5), ("b2", 1), ("c", 0)):
+        scheduler.add(id, prompt(4), max_tokens=2, priority=priority)
+    order = []
+    for _ in range(4):
+        (id,) = scheduler.plan().ids
+        order.append(id)
+        scheduler.remove(id)
+    assert order == ["c", "b1", "b2", "a"]
+
+
+def test_a_request_that_does_not_fit_yet_is_not_overtaken() -> None:
+    scheduler = make(kv=100, context=100)
+    scheduler.add("first", prompt(50), max_tokens=10)
+    scheduler.add("large", prompt(60, first=100), max_tokens=10)
+    scheduler.add("small", prompt(5, first=500), max_tokens=5)
+    assert scheduler.plan().ids == ("first",)
+    assert scheduler.waiting == 2
+    scheduler.remove("first")
+    assert set(scheduler.plan().ids) == {"large"}
+    assert set(scheduler.running) == {"large", "small"}
+
+
+def test_what_can_never_fit_is_refused_with_numbers() -> None:
+    scheduler = make(kv=64, context=256)
+    with pytest.raises(ContextLengthExceeded, match=r"60 prompt tokens and max_tokens 5 exceed the limit of 64"):
+        scheduler.add("a", prompt(60), max_tokens=5)
+    with pytest.raises(InvalidInput):
+        scheduler.add("a", [], max_tokens=5)
+    with pytest.raises(InvalidInput):
+        scheduler.add("a", [1], max_tokens=0)
+    assert scheduler.waiting == 0
+
+
+def test_an_id_in_use_is_refused() -> None:
+    scheduler = make()
+    scheduler.add("a", [1], max_tokens=1)
+    with pytest.raises(Conflict):
+        scheduler.add("a", [2], max_tokens=1)
+
+
+def test_removed_while_waiting_is_never_planned_and_the_id_is_free_again() -> None:
+    scheduler = make(max_batch=1)
+    scheduler.add("a", [1, 2], max_tokens=1)
+    scheduler.add("b", [3, 4], max_tokens=1)
+    scheduler.plan()
+    scheduler.remove("b")
+    scheduler.add("b", [5, 6], max_tokens=1)
+    scheduler.remove("a")
+    assert [segment.tokens for segment in scheduler.plan().segments] == [(5, 6)]
+    assert scheduler.waiting == 0
+
+
+def test_lapsed_names_waiting_and_running_and_renew_moves_it() -> None:
+    scheduler = make(max_batch=1)
+    scheduler.add("running", [1], max_tokens=1, deadline=10.0)
+    scheduler.add("waiting", [1], max_tokens=1, deadline=10.0)
+    scheduler.add("endless", [1], max_tokens=1)
+    scheduler.plan()
+    assert scheduler.lapsed(9.9) == []
+    assert set(scheduler.lapsed(10.0)) == {"running", "waiting"}
+    scheduler.renew("running", 20.0)
+    scheduler.renew("unknown", 20.0)
+    assert scheduler.lapsed(10.0) == ["waiting"]
+
+
+def test_a_shared_beginning_is_copied_not_computed() -> None:
+    scheduler = make(chunk=100)
+    scheduler.add("a", prompt(40), max_tokens=4)
+    play(scheduler, scheduler.plan())
+    scheduler.remove("a")
+    scheduler.add("b", [*prompt(30), 777, 778], max_tokens=4)
+    plan = scheduler.plan()
+    (copy,) = plan.copies
+    assert copy.count == 30
+    assert plan.segments[0].tokens == (777, 778)
+    assert plan.segments[0].position == 30
+    assert copy.target == scheduler.running["b"].start
+
+
+def test_the_same_prompt_again_computes_only_its_last_token() -> None:
+    scheduler = make(chunk=100)
+    scheduler.add("a", prompt(40), max_tokens=4)
+    play(scheduler, scheduler.plan())
+    scheduler.add("b", prompt(40), max_tokens=4)
+    plan = scheduler.plan()
+    assert plan.copies[0].count == 39
+    assert [len(segment.tokens) for segment in plan.segments] == [1, 1]
+
+
+def test_kept_kv_makes_room_when_it_is_needed() -> None:
+    scheduler = make(kv=100, context=100, chunk=100)
+    for index in range(5):
+        scheduler.add(str(index), prompt(70, first=100 * index), max_tokens=30)
+        plan = scheduler.plan()
+        assert plan.ids == (str(index),)
+        play(scheduler, plan)
+        scheduler.remove(str(index))
+    assert scheduler.space.used <= 100
+    assert scheduler.reserved == 0
+
+
+@given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40))
+def test_shared_prefix(left: list[int], right: list[int]) -> None:
+    size = shared_prefix(tuple(left), right)
+    assert left[:size] == right[:size]
+    assert size == min(len(left), len(right)) or left[size] != right[size]
+
+
+REQUEST = st.tuples(
+    st.integers(1, 60),  # prompt length
+    st.integers(1, 12),  # max_tokens
+    st.integers(0, 3),  # priority
+    st.integers(0, 12),  # step of arrival
+    st.one_of(st.none(), st.integers(0, 30)),  # step of cancellation
+    st.integers(0, 2),  # which family of prompts, so that beginnings are shared
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(REQUEST, max_size=14), st.integers(1, 4), st.integers(72, 160), st.integers(1, 40), st.booleans()
+)
+def test_no_request_is_lost_and_kv_is_never_overcommitted(requests, max_batch, kv, chunk, finish_early) -> None:
+    """Every request ends, each place belongs to one owner, and each planned token finds its past in KV."""
+    scheduler = make(max_batch, kv, context=kv, chunk=chunk)
+    memory: dict[int, tuple[int, ...]] = {}  # place -> the tokens up to and with the one kept there
+    made = {str(index): 0 for index in range(len(requests))}
+    ended: set[str] = set()
+    for now in range(2_000):
+        for index, (length, budget, priority, arrival, _, family) in enumerate(requests):
+            if arrival == now:
+                scheduler.add(str(index), prompt(length, first=1_000 * family), budget, priority)
+        for index, request in enumerate(requests):
+            if request[4] == now and request[3] <= now and str(index) not in ended:
+                scheduler.remove(str(index))
+                ended.add(str(index))
+        plan = scheduler.plan()
+        _check_ownership(scheduler, max_batch, kv)
+        _fill(memory, plan, scheduler)
+        for id in play(scheduler, plan):
+            made[id] += 1
+            if made[id] == requests[int(id)][1] or (finish_early and made[id] == 2):
+                scheduler.remove(id)
+                ended.add(id)
+        if len(ended) == len(requests):
+            break
+        arrived = any(request[3] <= now and str(i) not in ended for i, request in enumerate(requests))
+        assert plan.segments or not arrived, "requests wait but nothing is planned"
+    assert len(ended) == len(requests)
+    assert not scheduler.running
+    assert scheduler.waiting == 0
+    assert scheduler.reserved == 0
+
+
+def _check_ownership(scheduler: Scheduler, max_batch: int, kv: int) -> None:
+    assert len(scheduler.running) <= max_batch
+    owned = [place for slot in scheduler.running.values() for place in range(slot.start, slot.start + slot.places)]
+    owned += [place for kept in scheduler.kept for place in range(kept.start, kept.start + len(kept.tokens))]
+    assert len(owned) == len(set(owned)) == scheduler.space.used
+    assert all(0 <= place < kv for place in owned)
+
+
+def _fill(memory: dict[int, tuple[int, ...]], plan: StepPlan, scheduler: Scheduler) -> None:
+    for copy in plan.copies:
+        for offset in range(copy.count):
+            memory[copy.target + offset] = memory[copy.source + offset]
+    for id, segment in zip(plan.ids, plan.segments, strict=True):
+        assert segment.tokens
+        slot = scheduler.running[id]
+        for offset in range(len(segment.tokens)):
+            position = segment.position + offset
+            past = tuple(slot.tokens[: position + 1])
+            memory[segment.start + position] = past
+            if position:
+                assert memory[segment.start + position - 1] == past[:-1]
