@@ -34,7 +34,7 @@ test: setup-dev ## All tests (real Ray, Serve, model, PostgreSQL)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 test-fast: setup-dev ## The tests that need no Ray cluster
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --ignore tests/platform --ignore tests/cluster
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --ignore tests/live --ignore tests/cluster
 
 check: setup-dev ## Formatting, lint, types, the import contract
 	@$(BIN)/ruff format --check .

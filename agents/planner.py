@@ -18,7 +18,9 @@ from manta.protocols import AgentContext
 DEFAULT_QUESTIONS = 3
 MOST_QUESTIONS = 12
 _ASKING = "how|what|which|why|when|where|who|whose|is|are|do|does|did|can|could|should|will|would|has|have"
-_CLAUSES = re.compile(rf"\?\s+|;\s+|[,;]?\s+(?:and|or|but)\s+(?=(?:{_ASKING})\b)|,\s+(?=(?:{_ASKING})\b)", re.I)
+_CLAUSES = re.compile(
+    rf"\?\s+|;\s+|[,;]?\s+(?:and|or|but)\s+(?=(?:{_ASKING})\b)|,\s+(?=(?:{_ASKING})\b)", re.I
+)
 _PRONOUN = re.compile(r"\b(?:it|they|them|this|these|its|their)\b", re.I)
 _MAX_TOKENS = 90
 
@@ -82,7 +84,9 @@ def _count(given: Any) -> int:
     if given is None:
         return DEFAULT_QUESTIONS
     if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MOST_QUESTIONS:
-        raise InvalidInput(f"max_questions is {given!r}", fix=f"give a whole number from 1 to {MOST_QUESTIONS}")
+        raise InvalidInput(
+            f"max_questions is {given!r}", fix=f"give a whole number from 1 to {MOST_QUESTIONS}"
+        )
     return given
 
 

@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from agents.sentences import same
+from agents.sentences import content_stems, same
 from manta.messages import Analysis, DroppedSentence, Finding, Passage, Sentence, Usage
 
 SCHEMA_FILE = Path(__file__).with_name("report_schema.json")
 _STATED = 6
 """Computed statements that are told in the answer itself; the rest stand under the analysis."""
+
+_ANSWERS = 0.4
+"""Least share of a sub-question's words in an analysis for it to stand under that sub-question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +76,7 @@ def assemble(
     passages = {passage.id: passage for finding in findings for passage in finding.passages}
     answer: list[Sentence] = []
     sections: list[Section] = []
-    # What code computed comes right after the summary: it is the firmest part of the answer.
-    parts = [
-        (question, summary),
-        *((analysis.title, analysis.statements[:_STATED]) for analysis in leading(analyses)),
-        *((finding.question, finding.sentences) for finding in findings),
-    ]
+    parts = [(question, summary), *_parts(findings, leading(analyses))]
     for title, sentences in parts:
         places = []
         for sentence in sentences:
@@ -93,12 +91,14 @@ def assemble(
     return Report(
         question=question,
         answer=tuple(replace(s, citations=_renumber(s.citations, passages, numbers)) for s in answer),
-        citations=tuple(_citation(number, passages[key]) for key, number in _first_keys(answer, passages, numbers)),
+        citations=tuple(
+            _citation(number, passages[key]) for key, number in _first_keys(answer, passages, numbers)
+        ),
         analysis=tuple(analyses),
         usage=usage,
         dropped=(*(d for finding in findings for d in finding.dropped), *dropped),
         sections=tuple(sections),
-        unanswered=tuple(f.question for f in findings if not f.sentences),
+        unanswered=tuple(f.question for f in findings if f.question not in {s.question for s in sections}),
     )
 
 
@@ -109,6 +109,24 @@ def leading(analyses: Sequence[Analysis]) -> list[Analysis]:
         if analysis.statements:
             first.setdefault(analysis.data_files, analysis)
     return list(first.values())
+
+
+def _parts(findings: Sequence[Finding], analyses: Sequence[Analysis]) -> list[tuple[str, Sequence[Sentence]]]:
+    """Headings and sentences. What was computed stands under the sub-question it answers, else in front."""
+    free = list(analyses)
+    parts: list[tuple[str, Sequence[Sentence]]] = []
+    for finding in findings:
+        mine = [analysis for analysis in free if _answers(analysis, finding.question)]
+        free = [analysis for analysis in free if analysis not in mine]
+        computed = [s for analysis in mine for s in analysis.statements[:_STATED]]
+        parts.append((finding.question, [*computed, *finding.sentences]))
+    return [*((a.title, a.statements[:_STATED]) for a in free), *parts]
+
+
+def _answers(analysis: Analysis, question: str) -> bool:
+    asked = set(content_stems(question))
+    told = set(content_stems(" ".join([analysis.title, *(s.text for s in analysis.statements)])))
+    return len(asked & told) >= _ANSWERS * len(asked)
 
 
 _Place: TypeAlias = tuple[str, int, int]
@@ -124,7 +142,9 @@ def _numbering(answer: Sequence[Sentence], passages: dict[str, Passage]) -> dict
     return {place: str(number) for number, place in enumerate(places, start=1)}
 
 
-def _renumber(keys: Sequence[str], passages: dict[str, Passage], numbers: dict[_Place, str]) -> tuple[str, ...]:
+def _renumber(
+    keys: Sequence[str], passages: dict[str, Passage], numbers: dict[_Place, str]
+) -> tuple[str, ...]:
     return tuple(dict.fromkeys(numbers[_place(passages[key])] for key in keys))
 
 

@@ -18,7 +18,10 @@ def render(report: Report) -> str:
     parts = [f"# {_text(report.question)}", "## Answer", *_answer(report)]
     told = {sentence.text for sentence in report.answer}
     if report.analysis:
-        parts += ["## Analysis", *(part for analysis in report.analysis for part in _analysis(analysis, told))]
+        parts += [
+            "## Analysis",
+            *(part for analysis in report.analysis for part in _analysis(analysis, told)),
+        ]
     if report.citations:
         parts += ["## Sources", *map(_source, report.citations)]
     parts += ["## How this was checked", _checks(report)]
@@ -27,7 +30,9 @@ def render(report: Report) -> str:
 
 def _answer(report: Report) -> list[str]:
     if not report.answer:
-        return ["The documents do not answer this, and there is no data that does. Nothing was made up instead."]
+        return [
+            "The documents do not answer this, and there is no data that does. Nothing was made up instead."
+        ]
     parts = [part for section in report.sections for part in _section(report, section)]
     if report.unanswered:
         missing = "; ".join(_text(question) for question in report.unanswered)
@@ -38,12 +43,11 @@ def _answer(report: Report) -> list[str]:
 def _section(report: Report, section: Section) -> list[str]:
     sentences = [report.answer[place] for place in section.sentences]
     heading = [] if section.question == report.question else [f"### {_text(section.question)}"]
-    if all(sentence.origin == "computed" for sentence in sentences):
-        return [*heading, "\n".join(f"- {_text(sentence.text)}" for sentence in sentences)]
-    written = " ".join(_cited(s) for s in sentences if s.origin != "quoted")
+    written = " ".join(_cited(s) for s in sentences if s.origin == "model")
+    computed = "\n".join(f"- {_text(s.text)}" for s in sentences if s.origin == "computed")
     quoted = "\n".join(f"- {_cited(s)}" for s in sentences if s.origin == "quoted")
-    lead = ["In the words of the sources:"] if quoted else []
-    return [*heading, *([written] if written else []), *lead, *([quoted] if quoted else [])]
+    lead = "In the words of the sources:" if quoted else ""
+    return [*heading, *(part for part in (written, computed, lead, quoted) if part)]
 
 
 def _cited(sentence: Sentence) -> str:
@@ -63,7 +67,10 @@ def _analysis(analysis: Analysis, told: set[str]) -> list[str]:
         parts.append("\n".join(f"- {_text(text)}" for text in rest))
     code = f"```python\n{analysis.code.strip()}\n```\n\nIt printed:\n\n```json\n{analysis.output.strip()[:4000]}\n```"
     files = ", ".join(_text(name) for name in analysis.data_files)
-    return [*parts, f"<details><summary>The code that ran on {files}, and its output</summary>\n\n{code}\n\n</details>"]
+    return [
+        *parts,
+        f"<details><summary>The code that ran on {files}, and its output</summary>\n\n{code}\n\n</details>",
+    ]
 
 
 def _table(output: str) -> list[str]:
@@ -77,9 +84,16 @@ def _table(output: str) -> list[str]:
     if not rows:
         return []
     names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [_row([_heading(name) for name in names]), _row(["---" if n in ("label", "name") else "---:" for n in names])]
+    lines = [
+        _row([_heading(name) for name in names]),
+        _row(["---" if n in ("label", "name") else "---:" for n in names]),
+    ]
     lines += [_row([_cell(row.get(name)) for name in names]) for row in rows[:_TABLE_ROWS]]
-    more = [f"*{len(rows) - _TABLE_ROWS} further rows are in the output below.*"] if len(rows) > _TABLE_ROWS else []
+    more = (
+        [f"*{len(rows) - _TABLE_ROWS} further rows are in the output below.*"]
+        if len(rows) > _TABLE_ROWS
+        else []
+    )
     return ["\n".join(lines), *more]
 
 
@@ -132,4 +146,10 @@ def _many(count: int, thing: str) -> str:
 
 def _text(text: str) -> str:
     """Text from documents and data must not become markup of the report."""
-    return re.sub(r"([*_\[\]#~])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;")) if text else ""
+    return (
+        re.sub(
+            r"([*\[\]`]|^[#>+-]|(?<!\w)_|_(?!\w))", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;")
+        )
+        if text
+        else ""
+    )

@@ -11,24 +11,26 @@ from typing import Any
 from agents.asking import ask, is_weak
 from agents.base import AgentSetup
 from agents.catalog import choose_strategy
-from agents.grounding import Grounded, ground
+from agents.grounding import PLAIN, STRICT, Grounded, ground
 from agents.prompting import fit_passages, load_prompt, token_counter
-from agents.quotes import quote, relevant
+from agents.quotes import excerpts, expanded, merged, quote, relevant
 from agents.tool_loop import run_tool_loop
 from agents.watching import WatchingContext
 from agents.web_passages import WebReader
 from manta.errors import InvalidInput
-from manta.messages import Finding, ModelInfo, Passage, from_json, to_json
+from manta.messages import Finding, ModelInfo, Passage, Sentence, from_json, to_json
 from manta.protocols import AgentContext
 from tools.toolbox import Tool, ToolContext
 
 SEARCHED = 12
 """Passages asked of a search; those that do not speak of the question are left out."""
-WANTED = 4
+_SECOND_OPINION = 2
+WANTED = 5
 """Sentences a finding should have; quotations fill up to it."""
 _ANSWER_TOKENS = 110
+_EXCERPTS = 8
 _WEAK_PASSAGE_TOKENS = 480
-"""A small model loses the thread in more, and reading costs it a second per thousand tokens on a CPU."""
+"""A small model copies the beginning of a long text and loses its end, so it is shown little and that to the point."""
 _PASSAGE_TOKENS = 6000
 _QUERY = {"type": "string", "minLength": 1, "maxLength": 400}
 
@@ -51,13 +53,8 @@ class Researcher:
             read, grounded = await self._by_agent(context, question, collection)
         else:
             read, grounded = await self._by_pipeline(context, info, question, collection)
-        quotes = quote(
-            question,
-            relevant(question, read),
-            max(0, WANTED - len(grounded.kept)),
-            beside=[sentence.text for sentence in grounded.kept],
-        )
-        return to_json(Finding(question, (*grounded.kept, *quotes), tuple(read), grounded.dropped))
+        sentences = filled(question, grounded.kept, relevant(question, read))
+        return to_json(Finding(question, tuple(sentences), tuple(read), grounded.dropped))
 
     async def _by_pipeline(
         self, context: AgentContext, info: ModelInfo, question: str, collection: str | None
@@ -65,22 +62,36 @@ class Researcher:
         found = relevant(question, await self._find(context, question, collection))
         if not found:
             return [], Grounded((), ())
-        prompt = load_prompt("research")
-        bare = await context.model.count_tokens(prompt.messages(question=question, passages=[]))
-        room = info.context_window - bare - _ANSWER_TOKENS - 16
-        most = _WEAK_PASSAGE_TOKENS if is_weak(info) else _PASSAGE_TOKENS
-        shown = await fit_passages(found, max(0, min(room, most)), token_counter(context.model))
+        shown = await self._shown(context, info, question, found)
         if not shown:
             return found, Grounded((), ())
-        messages = prompt.messages(question=question, passages=shown)
+        messages = load_prompt("research").messages(question=question, texts=[p.text for p in shown])
         text = await ask(context, messages, max_tokens=_ANSWER_TOKENS)
         # What the model was not shown it cannot have drawn on, so only the shown passages may support it.
-        return found, ground(text, shown, echoes=[question, *(m.content.splitlines()[-1] for m in messages)])
+        rules = STRICT if is_weak(info) else PLAIN
+        read = [passage for passage in found if passage.id in {p.id for p in shown}]
+        return found, ground(text, read, rules, echoes=[question, messages[-1].content.splitlines()[-1]])
+
+    async def _shown(
+        self, context: AgentContext, info: ModelInfo, question: str, found: Sequence[Passage]
+    ) -> tuple[Passage, ...]:
+        """What the model reads: whole passages, or for a weak model only their sentences on the question."""
+        bare = await context.model.count_tokens(load_prompt("research").messages(question=question, texts=[]))
+        room = info.context_window - bare - _ANSWER_TOKENS - 16
+        if is_weak(info):
+            found, room = excerpts(question, found, _EXCERPTS), min(room, _WEAK_PASSAGE_TOKENS)
+        count = token_counter(context.model)
+        return await fit_passages(found, max(0, min(room, _PASSAGE_TOKENS)), count)
 
     async def _find(self, context: AgentContext, question: str, collection: str | None) -> list[Passage]:
         if collection is None:
             return await self._web.find(context, question)
-        return await context.documents.search(collection, question, SEARCHED)
+        first = await context.documents.search(collection, question, SEARCHED)
+        if not first:
+            return []
+        # People ask in their words; a second search uses the documents' own.
+        second = await context.documents.search(collection, expanded(question, first), SEARCHED)
+        return merged(first, second)
 
     async def _by_agent(
         self, context: AgentContext, question: str, collection: str | None
@@ -97,7 +108,19 @@ class Researcher:
             show_tokens=True,
         )
         read = _passages_in([call.result for call in watching.seen])
-        return read, ground(text, read, echoes=[question])
+        return read, ground(text, read, PLAIN, echoes=[question])
+
+
+def filled(question: str, kept: Sequence[Sentence], passages: Sequence[Passage]) -> list[Sentence]:
+    """The model's sentences that stand, with quotations where they are few or lean on one document alone."""
+    there = [sentence.text for sentence in kept]
+    quotes = quote(question, passages, max(0, WANTED - len(kept)), beside=there)
+    cited = {key for sentence in (*kept, *quotes) for key in sentence.citations}
+    documents = {passage.document for passage in passages if passage.id in cited}
+    if len(documents) == 1:
+        others = [passage for passage in passages if passage.document not in documents]
+        quotes += quote(question, others, _SECOND_OPINION, beside=[*there, *(q.text for q in quotes)])
+    return [*kept, *quotes]
 
 
 def _document_search(collection: str) -> Tool:

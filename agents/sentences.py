@@ -14,7 +14,7 @@ _LINK = re.compile(r"!?\[([^\]\n]*)\]\([^)\s]*\)")
 _RST = re.compile(r"``([^`\n]+)``|:\w+:`~?([^`\n<]+?)(?: ?<[^>\n]*>)?`|`([^`\n<]+?) ?<[^>\n]+>`_{0,2}")
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
 _MARKS = re.compile(r"\s*\[\d+(?:\s*[,-]\s*\d+)*\]")
-_END = re.compile(r"[.!?]+[\"'”’)\]*_`]*(?=\s+[\"'“‘(\[`*_$]*[A-Z0-9])")
+_END = re.compile(r"[.!?]+[\"'”’)\]*_`]*(?=\s+(?:[\"'“‘(\[`*_$]*[A-Z0-9]|`))")
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:['’][a-z]+)?")
 _NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?|(?<=[$€£])\d[\d,]*(?:\.\d+)?|(?<![\w])\.\d+")
 _DIGITS_IN_WORD = re.compile(r"(?<=[A-Za-z])\d+(?:\.\d+)?|\d+(?:\.\d+)?(?=[A-Za-z])")
@@ -37,7 +37,6 @@ _NUMBER_WORDS = {
 }
 
 
-
 def _listed(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
@@ -58,6 +57,10 @@ STOP_WORDS = _listed(
 NEGATIONS = _listed(
     """no not never none neither nor cannot without can't don't doesn't isn't aren't won't didn't wasn't
     weren't shouldn't couldn't wouldn't hasn't haven't unable"""
+)
+
+_LEANING = _listed(
+    "this these it they that those such he she its their both then also however therefore thus"
 )
 
 
@@ -86,10 +89,15 @@ def _split_block(block: str) -> Iterator[str]:
 
 
 def clean(text: str) -> str:
-    """A model's or a document's sentence as plain prose: no links, marks, bold, list markers, roles of reST."""
+    """A sentence as plain prose: no links, bold, list markers or roles of reST; every word of it stays."""
     text = _RST.sub(lambda m: f"`{m[1] or m[2] or m[3]}`", _LINK.sub(r"\1", text))
     text = _BOLD.sub(lambda m: m[1] or m[2], text)
-    return " ".join(_MARKER.sub("", _MARKS.sub("", text)).split())
+    return " ".join(_MARKER.sub("", text).split())
+
+
+def without_marks(text: str) -> str:
+    """A model's sentence without the citation marks it wrote: which passage supports it is found, not believed."""
+    return _MARKS.sub("", text)
 
 
 def is_prose(text: str) -> bool:
@@ -106,7 +114,7 @@ def is_prose(text: str) -> bool:
             or bool(re.match(r"[\w.]+(?: \([^)]*\))?: [A-Z`]", text))
         )
         and letters >= 0.72 * len(text)
-        and not re.search(r"[{};]|==|->|\w\(\w*=|\bself\b|https?://\S+$|\|", text)
+        and not re.search(r"[{};]|==|->|\w\(\w*=|\bself\b|\*\w+:|https?://\S+$|\|", text)
     )
 
 
@@ -190,6 +198,12 @@ def identifiers(text: str) -> set[str]:
 def is_negated(text: str) -> bool:
     """Whether an odd number of negations stands in the text, so that two cancel out."""
     return sum(word in NEGATIONS or word.endswith("n't") for word in words(text)) % 2 == 1
+
+
+def leans(text: str) -> bool:
+    """Whether a sentence points back at one before it by its first word."""
+    first = words(text)[:1]
+    return bool(first) and first[0] in _LEANING
 
 
 def same(first: str, second: str, threshold: float = 0.8) -> bool:

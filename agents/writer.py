@@ -7,9 +7,9 @@ against the passages and the computed statements like every other.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agents.asking import ask
+from agents.asking import ask, is_weak
 from agents.base import AgentSetup
-from agents.grounding import Grounded, ground
+from agents.grounding import PLAIN, STRICT, Grounded, ground
 from agents.prompting import load_prompt
 from agents.report import assemble, leading
 from agents.report_markdown import render
@@ -58,7 +58,11 @@ class Writer:
             usage=from_json(Usage, given.get("usage") or {}),
         )
         charts = {ref.name: ref for analysis in analyses for ref in analysis.charts}
-        return {"report": to_json(report), "markdown": render(report), "artifacts": to_json(list(charts.values()))}
+        return {
+            "report": to_json(report),
+            "markdown": render(report),
+            "artifacts": to_json(list(charts.values())),
+        }
 
     async def _opening(
         self,
@@ -75,9 +79,14 @@ class Writer:
         facts = [*found[: _FACTS - len(told)], *told]
         messages = load_prompt("write").messages(question=question, facts=facts)
         text = await ask(context, messages, max_tokens=_OPENING_TOKENS)
+        rules = STRICT if is_weak(await context.model.info()) else PLAIN
         passages = {p.id: p for finding in findings for p in finding.passages}
         computed = [Passage(f"{_COMPUTED}{i}", "", 0, len(t), t) for i, t in enumerate(told)]
-        return _settled(ground(text, [*passages.values(), *computed], echoes=[question, messages[-1].content[-90:]]))
+        return _settled(
+            ground(
+                text, [*passages.values(), *computed], rules, echoes=[question, messages[-1].content[-90:]]
+            )
+        )
 
 
 def _settled(grounded: Grounded) -> Grounded:

@@ -32,10 +32,9 @@ def _actor_name(member: str) -> str:
 class RayRuntime:
     """Hands each task to the least busy actor of its agent's pool. Picklable: actors are made on first use."""
 
-    def __init__(self, hosting: Hosting, runtime_env: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
         self._agents = dict(hosting.agents)
-        self._runtime_env = dict(runtime_env or {})
         self._handles: dict[str, Any] = {}
         self._busy: Counter[str] = Counter()
 
@@ -90,7 +89,6 @@ class RayRuntime:
 
     def _create(self, member: str, agent: str, settings: AgentSettings) -> Any:
         actor_class: Any = ray.remote(AgentActor)
-        options: dict[str, Any] = {"runtime_env": self._runtime_env} if self._runtime_env else {}
         return actor_class.options(
             name=_actor_name(member),
             namespace=NAMESPACE,
@@ -102,5 +100,4 @@ class RayRuntime:
             num_cpus=settings.num_cpus,
             num_gpus=settings.num_gpus,
             resources=settings.resources or None,
-            **options,
         ).remote(agent, self._hosting)

@@ -96,7 +96,7 @@ class AsyncClient(ClientCore):
                             yield event
                         if follower.finished:
                             return
-                delay = follower.patience.lost("the stream ended before the run did")
+                delay = follower.broke_off()
             except httpx.HTTPError as error:
                 if silence_s is not None and isinstance(error, httpx.ReadTimeout):
                     return
@@ -134,8 +134,7 @@ class AsyncClient(ClientCore):
     async def chat(
         self, messages: Messages, model: str | None = None, stream: bool = False, **options: Any
     ) -> ChatReply | AsyncIterator[str]:
-        name = model or self.default_model or self.first_model(await self._call(wire.models()))
-        call = wire.chat(messages, name, stream, **options)
+        call = wire.chat(messages, model or "", stream, **options)
         if stream:
             return self._chat_stream(call)
         return await self._call(call)

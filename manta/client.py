@@ -119,7 +119,7 @@ class Client(ClientCore):
                         yield from follower.feed(chunk)
                         if follower.finished:
                             return
-                delay = follower.patience.lost("the stream ended before the run did")
+                delay = follower.broke_off()
             except httpx.HTTPError as error:
                 if silence_s is not None and isinstance(error, httpx.ReadTimeout):
                     return
@@ -162,11 +162,10 @@ class Client(ClientCore):
         """Talk to a model, or to a graph by its name. `stream=True` gives the text piece by piece.
 
         Args:
-            model: None is the first the platform lists.
+            model: None is the platform's default model.
             options: temperature, max_tokens, stop, seed.
         """
-        name = model or self.default_model or self.first_model(self._call(wire.models()))
-        call = wire.chat(messages, name, stream, **options)
+        call = wire.chat(messages, model or "", stream, **options)
         if stream:
             return self._chat_stream(call)
         return self._call(call)

@@ -32,7 +32,6 @@ class ClientCore:
         self.base_url = (base_url or load_settings().address).rstrip("/")
         self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.patience_s = patience_s
-        self.default_model = ""
         self.met = False
         """The service has answered before, so that when it does not it is away, not absent."""
 
@@ -74,12 +73,6 @@ class ClientCore:
 
     def stream_timeout(self, silence_s: float) -> httpx.Timeout:
         return httpx.Timeout(silence_s, connect=CONNECT_TIMEOUT_S)
-
-    def first_model(self, names: Sequence[str]) -> str:
-        if not names:
-            raise PlatformError("the platform lists no model", fix="manta status", code="no_model")
-        self.default_model = names[0]
-        return self.default_model
 
 
 def stream_path(run_id: str) -> str:

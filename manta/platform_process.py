@@ -22,10 +22,13 @@ import psutil
 
 from manta.config import Settings, child_environment
 from manta.errors import PlatformError
+from manta.machine import GIB, available_memory
 
 MARK = "MANTA_PLATFORM_OF"
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
+LEAST_MEMORY = 2 * GIB
+"""Bytes without which a platform of our own is not started: Ray would kill its workers one by one."""
 _POLL_S = 0.05
 # Start times come from a clock that may be corrected a little between two readings.
 _SAME_START_S = 2.0
@@ -91,7 +94,7 @@ def start(
         command: the supervisor's command line; None is `supervisor_command`.
 
     Raises:
-        PlatformError: the port is taken, a component failed, or the supervisor ended or took too long.
+        PlatformError: the port is taken, memory is short, a component failed, or the supervisor ended or took too long.
             What was started is stopped again.
     """
     home = settings.home
@@ -104,10 +107,12 @@ def start(
         if process is None:
             _stop_leftovers(home)
             check_port(settings.server.host, settings.server.port)
+            if not settings.ray.address:
+                check_memory(available_memory())
             process = _spawn(home, list(command or supervisor_command(settings, config)))
         try:
             return _until_ready(home, process, on_progress, time.monotonic() + timeout_s)
-        except PlatformError:
+        except (PlatformError, KeyboardInterrupt):
             _end(home, [process], 5.0)
             raise
         finally:
@@ -141,6 +146,16 @@ def check_port(host: str, port: int) -> None:
                 fix="stop it, or choose another: manta up --port N",
                 code="port_in_use" if error.errno == errno.EADDRINUSE else "cannot_listen",
             ) from None
+
+
+def check_memory(available: int) -> None:
+    """Raises PlatformError when so many bytes are not enough to start."""
+    if available < LEAST_MEMORY:
+        raise PlatformError(
+            f"{available / GIB:.1f} GiB of memory are available, {LEAST_MEMORY / GIB:.0f} are needed to start",
+            fix="end other programs, or attach to a cluster: manta up --address HOST:PORT",
+            code="not_enough_memory",
+        )
 
 
 def port_holder(port: int) -> str:

@@ -117,15 +117,17 @@ class Follower:
         self._run = RunId(run)
         self._now = now
         self._parser = FrameParser()
+        # What an `error` frame said; the event that says the same of the run may come behind it.
+        self._said: MantaError | None = None
 
     def headers(self) -> dict[str, str]:
         """For the next connection; also forgets the half frame of the one before."""
-        self._parser = FrameParser()
+        self._parser, self._said = FrameParser(), None
         resume = {"Last-Event-ID": str(self.last)} if self.last else {}
         return {"Accept": "text/event-stream", **resume}
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """The events in the next bytes. Raises what an `error` frame says, unless a retry may help."""
+        """The events in the next bytes."""
         for frame in self._parser.feed(chunk):
             event = self._read(frame)
             if event is not None:
@@ -133,29 +135,35 @@ class Follower:
             if self.finished:
                 return
 
+    def broke_off(self) -> float:
+        """The stream ended before the run did: seconds until the next connection. Raises what it said last."""
+        self._raise_said()
+        return self.patience.lost(str(self._said or "the stream ended before the run did"))
+
+    def _raise_said(self) -> None:
+        # A coordinator that is being replaced says so in the stream: the next connection finds the new one.
+        if self._said is not None and not isinstance(self._said, Unavailable):
+            raise self._said
+
     def _read(self, frame: Frame) -> Event | None:
         if frame.event == "end":
+            self._raise_said()
             self.finished = True
             return None
         if frame.event not in ("custom", "messages", "error"):
             return None
         data = _json(frame.data)
         if frame.event == "error":
-            self._failed(data)
+            self._said = error_from_json(data if isinstance(data, dict) else {"message": str(data)})
             return None
         event = self._token(data) if frame.event == "messages" else _event(data)
         if event is None or 0 < event.seq <= self.last:
             return None
         self.patience.reset()
+        self._said = None
         self.last = max(self.last, event.seq)
         self.finished = event.type in TERMINAL_EVENTS
         return event
-
-    def _failed(self, data: Any) -> None:
-        error = error_from_json(data if isinstance(data, dict) else {"message": str(data)})
-        # A coordinator that is being replaced says so in the stream: the next connection finds the new one.
-        if not isinstance(error, Unavailable):
-            raise error
 
     def _token(self, data: Any) -> Event | None:
         if not isinstance(data, list) or not data or not isinstance(data[0], dict):

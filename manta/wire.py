@@ -297,14 +297,13 @@ def ready() -> Call[Readiness]:
     return Call("GET", "/readyz", parse, repeatable=True, read_timeout_s=10, accepts=frozenset({503}))
 
 
-def models() -> Call[Sequence[str]]:
-    return Call("GET", "/v1/models", lambda r: [str(m["id"]) for m in r.json()["data"]], repeatable=True)
-
-
 def chat(
     messages: "str | Sequence[ChatMessage | Mapping[str, Any]]", model: str, stream: bool, **options: Any
 ) -> Call[ChatReply]:
-    """`options` are further fields of OpenAI's request: temperature, max_tokens, stop, seed."""
+    """An empty `model` is the platform's default.
+
+    `options` are further fields of OpenAI's request: temperature, max_tokens, stop, seed.
+    """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     body = {"model": model, "messages": [_message(m) for m in messages], "stream": stream, **options}

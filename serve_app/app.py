@@ -211,7 +211,7 @@ def _as_manta_error(error: Exception) -> MantaError:
 
 def _coordinator(composition: Composition, graphs: Mapping[str, Graph]) -> Any:
     settings = composition.settings
-    runtime = RayRuntime(composition.hosting(), composition.runtime_env())
+    runtime = RayRuntime(composition.hosting())
     actor_class: Any = ray.remote(concurrency_groups=GROUPS)(CoordinatorActor)  # type: ignore[call-overload]
     return actor_class.options(
         name=COORDINATOR,

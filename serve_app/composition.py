@@ -1,6 +1,5 @@
 """The composition root: turns settings into the platform's parts and hands each what it needs. Picklable."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,11 +85,25 @@ class Composition:
     def names(self) -> Names:
         return Names(frozenset(self.settings.agents), frozenset(self.settings.tools))
 
-    def runtime_env(self) -> Mapping[str, Any]:
-        """Ships the folder of `manta.yaml` to the agents' workers when it names code of the user's own."""
-        settings = self.settings
-        own_code = bool(settings.tools) or any(agent.use for agent in settings.agents.values())
-        own_code = own_code or bool(settings.graphs)
-        if not (settings.ships_code and own_code):
-            return {}
-        return {"working_dir": str(settings.project), "excludes": [".git", ".venv", "out", "**/__pycache__"]}
+
+
+OUR_PACKAGES = ("agents", "coordinator", "manta", "serve_app", "tools")
+
+
+def shipped_folder(settings: Settings) -> dict[str, Any]:
+    """The runtime environment that ships the folder of `manta.yaml`, when it names code of the user's own.
+
+    Ray takes a folder at the level of its job only, so every worker gets it.
+
+    Raises:
+        InvalidConfig: the folder has a package that would hide one of Manta's.
+    """
+    own_code = bool(settings.tools) or any(agent.use for agent in settings.agents.values())
+    if not (settings.ships_code and own_code):
+        return {}
+    root = Path(coordinator.__file__).parent.parent
+    for name in OUR_PACKAGES:
+        if settings.project != root and list(settings.project.glob(f"{name}/__init__.py")):
+            cause = f"{settings.project}/{name} would hide Manta's package {name!r} in the workers"
+            raise InvalidConfig(cause, fix="rename it")
+    return {"working_dir": str(settings.project), "excludes": [".git", ".venv", "out", "home", "**/__pycache__"]}

@@ -22,6 +22,7 @@ from manta.config import Settings
 from manta.errors import PlatformError
 from manta.telemetry import get_logger
 
+NAMESPACE = "manta"
 WATCH_S = 2.0
 SILENT_LIMIT_S = 20.0
 """A coordinator that has not answered for this long is killed, so that Ray restarts it: Ray never notices
@@ -86,15 +87,20 @@ class Supervisor:
     def _start_ray(self) -> None:
         import ray
 
+        from serve_app.composition import shipped_folder
+
         settings = self._settings.ray
+        common: dict[str, Any] = {
+            "namespace": NAMESPACE,
+            "runtime_env": shipped_folder(self._settings),
+            "log_to_driver": False,
+            "configure_logging": False,
+        }
         if settings.address:
-            ray.init(
-                address=settings.address, namespace="manta", log_to_driver=False, configure_logging=False
-            )
+            ray.init(address=settings.address, **common)
         else:
             ray.init(
                 address="local",
-                namespace="manta",
                 num_cpus=settings.num_cpus,
                 num_gpus=settings.num_gpus,
                 resources=settings.resources or None,
@@ -102,9 +108,8 @@ class Supervisor:
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
                 dashboard_port=_dashboard_port(settings.dashboard_port),
-                log_to_driver=False,
-                configure_logging=False,
                 _temp_dir=str(ray_folder(self._home)),
+                **common,
             )
         context = ray.get_runtime_context()
         self._ray_address = context.gcs_address
@@ -221,7 +226,7 @@ def _coordinator_answers() -> bool:
     from agents.actor import COORDINATOR
 
     try:
-        ray.get(ray.get_actor(COORDINATOR, namespace="manta").health.remote(), timeout=5)
+        ray.get(ray.get_actor(COORDINATOR, namespace=NAMESPACE).health.remote(), timeout=5)
     except (ValueError, ray.exceptions.RayError):
         return False
     return True
@@ -233,7 +238,7 @@ def _restart_coordinator() -> None:
     from agents.actor import COORDINATOR
 
     with contextlib.suppress(ValueError):
-        ray.kill(ray.get_actor(COORDINATOR, namespace="manta"), no_restart=False)
+        ray.kill(ray.get_actor(COORDINATOR, namespace=NAMESPACE), no_restart=False)
 
 
 def _end_children() -> None:

@@ -7,6 +7,7 @@ Landlock (with seccomp and limits) where bubblewrap cannot work. Where neither w
 import asyncio
 import importlib.util
 import os
+import platform
 import secrets
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from tools.sandbox.bubblewrap import Bubblewrap
 from tools.sandbox.drive import drive
 from tools.sandbox.folder import RunFolder
 from tools.sandbox.inside.spec import Spec
+from tools.sandbox.inside.syscalls import AUDIT_ARCH
 from tools.sandbox.model import BackendStatus, ProducedFile, SandboxLimits, SandboxReport, SandboxResult
 from tools.sandbox.patience import to_the_end
 
@@ -81,6 +83,9 @@ def _best_or_refuse() -> str:
 
 
 def _try(backend: Backend) -> BackendStatus:
+    if platform.system() != "Linux" or platform.machine() not in AUDIT_ARCH:
+        here = f"this is {platform.system()} on {platform.machine()}"
+        return BackendStatus(backend.name, False, here, "run the tool on Linux, on x86-64 or 64-bit ARM")
     missing = backend.missing()
     if missing is not None:
         return missing

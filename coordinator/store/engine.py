@@ -189,6 +189,9 @@ def _postgres_engine(url: URL) -> Engine:
     )
 
     def connected(connection: Any, _: object) -> None:
+        # A writer that vanished without a word must not hold its locks for hours.
+        connection.execute("SET idle_in_transaction_session_timeout = '30s'")
+        connection.execute("SET lock_timeout = '10s'")
         # A server may be set to acknowledge before it has flushed; stricter settings stay.
         connection.execute(
             "SELECT set_config('synchronous_commit', 'on', false)"

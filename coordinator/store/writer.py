@@ -5,6 +5,7 @@ affair, and no call returns before the transaction that holds it is durable.
 """
 
 import asyncio
+import contextlib
 import queue
 import threading
 import uuid
@@ -87,6 +88,10 @@ class GroupWriter:
                 self._closed = True
                 self._jobs.put(None)
         self._thread.join()
+        if self._leaves_stamps:
+            # One that is left behind takes a few bytes and harms nobody.
+            with contextlib.suppress(StorageUnavailable):
+                self._storage.retrying(self._remove_stamp)
 
     def _work(self) -> None:
         open_ = True
@@ -151,11 +156,8 @@ class GroupWriter:
         return stamped.rowcount == 1
 
     def _remove_stamp(self) -> None:
-        def remove() -> None:
-            with self._storage.write.begin() as connection:
-                connection.execute(delete(writers).where(writers.c.id == self._id))
-
-        self._storage.retrying(remove)
+        with self._storage.write.begin() as connection:
+            connection.execute(delete(writers).where(writers.c.id == self._id))
 
 
 def _run_in_savepoint(connection: Connection, operation: Callable[[Connection], Any]) -> _Outcome:

@@ -13,7 +13,9 @@ from manta.messages import ChatMessage
 def chat(
     ctx: typer.Context,
     text: Annotated[str, typer.Argument(help="What to say; without it a conversation.")] = "",
-    model: Annotated[str, typer.Option("--model", "-m", help="A model or a graph. Default: the first.")] = "",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A model or a graph. Default: the platform's.")
+    ] = "",
     system: Annotated[str, typer.Option(help="Instructions for the model.")] = "",
 ) -> None:
     """Talk to a model of the platform, or to a graph by its name. An empty line or Ctrl-D ends.

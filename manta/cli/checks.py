@@ -16,15 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from manta import platform_process
 from manta.client import Client
 from manta.config import Settings, secret
+from manta.machine import GIB, available_memory
 from manta.errors import MantaError
 
 PACKAGES = ("ray", "torch", "langchain", "lancedb", "sqlalchemy", "alembic", "ddgs", "pypdf")
-GIB = 2**30
 _PROBE_TIMEOUT_S = 120
 _SANDBOX = """
 import json
@@ -91,17 +89,6 @@ def check_packages() -> Check:
     return Check(
         "packages", "ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     )
-
-
-def available_memory() -> int:
-    """Bytes this process tree may still take: the machine's, or less where a control group says so."""
-    free: int = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-        return free if limit == "max" else min(free, int(limit) - int(used))
-    except (OSError, ValueError):
-        return free
 
 
 def check_memory(available: int, platform_up: bool) -> Check:

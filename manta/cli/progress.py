@@ -53,33 +53,20 @@ class RunView:
             return
         if event.step is None:
             return
-        step = self._step(event.step)
-        if event.type == "token":
-            step.pieces += 1
-        elif event.type == "step_started":
-            step.state, step.started_at = "running", event.at
-            step.agent = str(data.get("agent") or "")
-            step.attempt = int(data.get("attempt") or 1)
-        elif event.type == "step_retried":
-            step.note = _error_text(data)
-        elif event.type == "step_done":
-            usage = data.get("usage") or {}
-            step.state, step.note = "done", ""
-            step.tokens = int(usage.get("input_tokens") or 0) + int(usage.get("output_tokens") or 0)
-            step.seconds = (
-                float(data["seconds"]) if data.get("seconds") is not None else _since(step, event.at)
-            )
-        elif event.type == "step_failed":
-            step.state, step.note, step.seconds = "failed", _error_text(data), _since(step, event.at)
-        elif event.type == "step_skipped":
-            step.state = "skipped"
+        _fold(self.steps.setdefault(event.step, StepView()), event)
+        if _base(event.step) != event.step:
+            self._roll_up(_base(event.step), event.at)
 
-    def _step(self, key: str) -> StepView:
-        base = key.partition("[")[0]
-        if base != key and self.steps.get(base, StepView()).state == "waiting":
-            # The executions of a fan-out stand for the step itself.
-            self.steps.setdefault(base, StepView()).state = "running"
-        return self.steps.setdefault(key, StepView())
+    def _roll_up(self, base: str, at: float) -> None:
+        """The executions of a fan-out have events, the step itself has none: it is their sum."""
+        parts = [step for key, step in self.steps.items() if _base(key) == base != key]
+        states = {step.state for step in parts}
+        state = next((s for s in ("running", "failed", "done") if s in states), "waiting")
+        whole = self.steps.setdefault(base, StepView())
+        whole.state = state
+        whole.tokens = sum(step.tokens or step.pieces for step in parts)
+        whole.started_at = min((s.started_at for s in parts if s.started_at is not None), default=None)
+        whole.seconds = None if state == "running" else _since(whole, at)
 
     def ordered(self) -> list[tuple[str, StepView]]:
         """Steps in the graph's order, each followed by its executions in theirs."""
@@ -87,6 +74,27 @@ class RunView:
         return sorted(
             self.steps.items(), key=lambda item: (place.get(_base(item[0]), len(place)), *_index(item[0]))
         )
+
+
+def _fold(step: StepView, event: Event) -> None:
+    data = event.data
+    if event.type == "token":
+        step.pieces += 1
+    elif event.type == "step_started":
+        step.state, step.started_at, step.pieces = "running", event.at, 0
+        step.agent = str(data.get("agent") or "")
+        step.attempt = int(data.get("attempt") or 1)
+    elif event.type == "step_retried":
+        step.note = _error_text(data)
+    elif event.type == "step_done":
+        usage = data.get("usage") or {}
+        step.state, step.note = "done", ""
+        step.tokens = int(usage.get("input_tokens") or 0) + int(usage.get("output_tokens") or 0)
+        step.seconds = float(data["seconds"]) if data.get("seconds") is not None else _since(step, event.at)
+    elif event.type == "step_failed":
+        step.state, step.note, step.seconds = "failed", _error_text(data), _since(step, event.at)
+    elif event.type == "step_skipped":
+        step.state = "skipped"
 
 
 class Watcher(Protocol):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from manta import platform_process
@@ -63,7 +63,11 @@ def runs(
     if not found:
         say('no runs yet; start one: manta run "your question"')
         return
-    table = Table("run", "graph", "status", "started", "seconds", "tokens", "input", box=None, pad_edge=False)
+    # An id that is cut off is of no use to the next command.
+    run_column = Column("run", no_wrap=True, min_width=36)
+    table = Table(
+        run_column, "graph", "status", "started", "seconds", "tokens", "input", box=None, pad_edge=False
+    )
     for run in found:
         usage = run.usage
         table.add_row(

@@ -9,7 +9,6 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 
 from manta.errors import ModelError, NotFound, Unavailable
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo
-from manta.protocols import ChatModel
 from serve_app.models.deployment import DEPLOYMENT
 from tools.ray_calls import unwrap
 
@@ -45,6 +44,13 @@ class ServeModel:
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         counted: int = await self._ask("count_tokens", tuple(messages))
         return counted
+
+    async def stats(self) -> list[dict[str, Any]]:
+        """What every replica counts, and the devices it holds."""
+        try:
+            return list(await self._replicas().broadcast("stats").results_async())
+        except Exception as error:
+            raise _translated(self._name, error) from None
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         try:
@@ -84,7 +90,7 @@ class ServeModels:
     def names(self) -> tuple[str, ...]:
         return self._names
 
-    def get(self, name: str) -> ChatModel:
+    def get(self, name: str) -> ServeModel:
         name = name or self._default
         if name not in self._names:
             raise NotFound(

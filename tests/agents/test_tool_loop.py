@@ -266,6 +266,27 @@ async def test_what_is_sent_stays_in_the_window_and_cuts_old_results_first(tmp_p
     assert any(m.content == OMITTED for m in model.requests[-1].messages)
 
 
+async def test_many_short_turns_lose_the_oldest_whole(tmp_path):
+    @tool
+    def tick(n: int) -> int:
+        """Ticks."""
+        return n
+
+    steps = [ScriptedStep(tool_calls=(ToolCall(f"t{n}", "tick", {"n": n}),)) for n in range(20)]
+    model = model_of([*steps, ScriptedStep("19", "Done.")], context_window=140)
+    context = Attempt(model, LocalCallLog(), tmp_path).context
+    answer = await run_tool_loop(
+        context, system=SYSTEM, user="Tick.", tools=[tick], max_steps=30, max_tokens=50
+    )
+    assert answer == "Done."
+    last = model.requests[-1].messages
+    kept = [c.id for m in last for c in m.tool_calls]
+    assert await model.count_tokens(last) <= 90
+    assert 3 <= len(kept) < 20
+    assert kept == [f"t{n}" for n in range(20 - len(kept), 20)]
+    assert [m.tool_call_id for m in last if m.role == "tool"] == kept
+
+
 async def test_one_result_longer_than_the_window_is_shortened(tmp_path):
     @tool
     def read() -> str:

@@ -216,10 +216,7 @@ def test_bad_input_is_one_line_before_anything_starts(
     )
     Path("binary.csv").write_bytes(b"a,b\n\0\1,2\n")
     Path("ragged.csv").write_text("a,b\n1\n1,2,3\n")
-    if arguments[0] == "--config":
-        result = CliRunner().invoke(app, arguments)
-    else:
-        result = manta(platform, *arguments)
+    result = CliRunner().invoke(app, arguments) if arguments[0] == "--config" else manta(platform, *arguments)
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: ")

@@ -108,7 +108,6 @@ class PlatformDouble:
             Route("/collections/{name}/documents", self._documents),
             Route("/collections/{name}/documents/{document:path}", self._put, methods=["PUT"]),
             Route("/collections/{name}/search", self._find, methods=["POST"]),
-            Route("/v1/models", self._models),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
         ]
         app = Starlette(routes=routes)
@@ -269,6 +268,8 @@ class PlatformDouble:
                 if sent == cut:
                     raise Broken
                 after, sent = event["seq"], sent + 1
+                if event["type"] == "run_failed":
+                    yield _frame("error", run.error)
                 yield _frame("custom", event, event["seq"])
                 if event["type"] == "step_started":
                     yield _frame(
@@ -277,8 +278,8 @@ class PlatformDouble:
             if run.status != "pending":
                 break
             await asyncio.sleep(0.005)
-        yield _frame("error", run.error) if run.error else _frame("values", run.output)
-        yield _frame("end", {})
+        yield _frame("values", run.output)
+        yield _frame("end", None)
 
     async def _cancel(self, request: Request) -> Response:
         run = self.runs[request.path_params["run"]]
@@ -353,9 +354,6 @@ class PlatformDouble:
             ]
         )
 
-    async def _models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": "small"}, {"id": "echo"}]})
-
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
         if body["model"] == "missing":
@@ -370,7 +368,7 @@ class PlatformDouble:
         if not body["stream"]:
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
             usage = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
-            return JSONResponse({"model": body["model"], "choices": [choice], "usage": usage})
+            return JSONResponse({"model": body["model"] or "small", "choices": [choice], "usage": usage})
         pieces = [{"choices": [{"index": 0, "delta": {"content": word + " "}}]} for word in text.split()]
         frames = [f"data: {json.dumps(p)}\n\n".encode() for p in [*pieces, {"choices": [], "usage": {}}]]
 

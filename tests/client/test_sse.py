@@ -95,17 +95,28 @@ def test_end_ends_it():
     assert reader.finished
 
 
-def test_an_error_is_raised_as_its_class():
+ERROR = b'event: error\ndata: {"code":"%s","message":"it broke"}\n\n'
+
+
+def test_an_error_is_raised_as_its_class_when_the_stream_ends():
+    reader = follower()
+    assert list(reader.feed(ERROR % b"invalid_input")) == []
     with pytest.raises(InvalidInput, match="it broke"):
-        list(follower().feed(b'event: error\ndata: {"code":"invalid_input","message":"it broke"}\n\n'))
+        reader.broke_off()
+    with pytest.raises(InvalidInput, match="it broke"):
+        list(reader.feed(b"event: end\ndata: null\n\n"))
+
+
+def test_the_event_that_says_the_same_is_enough():
+    reader = follower()
+    assert [e.type for e in reader.feed(ERROR % b"step_failed" + custom(1, "run_failed"))] == ["run_failed"]
+    assert reader.finished
 
 
 def test_an_error_that_may_pass_is_left_to_the_next_connection():
     reader = follower()
-    assert (
-        list(reader.feed(b'event: error\ndata: {"code":"coordinator_unavailable","message":"away"}\n\n'))
-        == []
-    )
+    assert list(reader.feed(ERROR % b"coordinator_unavailable")) == []
+    assert reader.broke_off() == FIRST_DELAY_S
     assert not reader.finished
 
 

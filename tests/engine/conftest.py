@@ -9,9 +9,10 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from serve_app.engine.bundle import ModelBundle, load_bundle
 from serve_app.engine.engine import Engine, EngineConfig
 from serve_app.engine.weights import embedded_llm_path
-from tests.engine.support import QUESTIONS
+from tests.engine.support import QUESTIONS, SMALL_SIZES, randomise, small_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +36,33 @@ def smol(smol_loaded: Engine) -> Iterator[Engine]:
 
 def fresh_engine(loaded: Engine, config: EngineConfig) -> Engine:
     return Engine(loaded.bundle, config)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small products lose more to the meeting of threads than they win, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen3 of a few layers in a model folder, for tests of everything but the weights."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    folder = tmp_path_factory.mktemp("small")
+    model = Qwen3ForCausalLM(Qwen3Config(**SMALL_SIZES, head_dim=32, tie_word_embeddings=True))
+    randomise(model, seed=3)
+    model.save_pretrained(folder)
+    small_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture
+def small(small_folder: Path, one_thread: None) -> ModelBundle:
+    return load_bundle(small_folder, EngineConfig(dtype="float32"))
 
 
 @pytest.fixture(scope="session")

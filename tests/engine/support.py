@@ -12,7 +12,19 @@ from tokenizers.trainers import BpeTrainer
 from serve_app.engine.engine import Engine
 from serve_app.engine.types import EngineOutput, GenerationRequest, SamplingParams
 
-DEADLINE = 120.0
+DEADLINE = 200.0
+
+SMALL_SIZES = {
+    "vocab_size": 400,
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 SUBJECTS = (
     "the tides",
@@ -92,7 +104,9 @@ def generate(engine: Engine, prompt: Sequence[int], params: SamplingParams, id: 
 class Staggered:
     """Submits the next prompt each time so many more tokens were sampled, so that all arrive amid others."""
 
-    def __init__(self, engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams, every: int) -> None:
+    def __init__(
+        self, engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams, every: int
+    ) -> None:
         self._engine = engine
         self._prompts = prompts
         self._params = params

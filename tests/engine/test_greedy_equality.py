@@ -6,16 +6,23 @@ import pytest
 import torch
 
 from serve_app.engine.engine import Engine, EngineConfig, SamplingParams
-from tests.engine.support import QUESTIONS, Staggered, randomise, reference_generate, small_tokenizer
+from tests.engine.support import (
+    QUESTIONS,
+    SMALL_SIZES,
+    Staggered,
+    randomise,
+    reference_generate,
+    small_tokenizer,
+)
 
 # Small chunks, so that prompts are computed in several steps beside decoding requests.
-CONFIG = EngineConfig(dtype="float32", max_batch=12, kv_tokens=4096, prefill_chunk=48)
+CONFIG = EngineConfig(dtype="float32", max_batch=16, kv_tokens=4096, prefill_chunk=48)
 NEW_TOKENS = 64
 
 
 def _compare(engine: Engine, prompts: list[tuple[int, ...]], expected: list[list[int]]) -> Staggered:
     engine.start()
-    staggered = Staggered(engine, prompts, SamplingParams(max_tokens=NEW_TOKENS), every=20)
+    staggered = Staggered(engine, prompts, SamplingParams(max_tokens=NEW_TOKENS), every=15)
     made = staggered.run()
     engine.stop()
     differing = [index for index in range(len(prompts)) if made[index] != expected[index]]
@@ -25,7 +32,9 @@ def _compare(engine: Engine, prompts: list[tuple[int, ...]], expected: list[list
     return staggered
 
 
-def test_smollm2(smol_loaded: Engine, smol_reference: torch.nn.Module, smol_prompts: list[tuple[int, ...]]) -> None:
+def test_smollm2(
+    smol_loaded: Engine, smol_reference: torch.nn.Module, smol_prompts: list[tuple[int, ...]]
+) -> None:
     expected = reference_generate(smol_reference, smol_prompts, NEW_TOKENS, end_id=2)
     engine = Engine(smol_loaded.bundle, CONFIG)
     _compare(engine, smol_prompts, expected)
@@ -36,7 +45,9 @@ def test_smollm2(smol_loaded: Engine, smol_reference: torch.nn.Module, smol_prom
 def _llama() -> torch.nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=False, attention_bias=True, mlp_bias=True))
+    return LlamaForCausalLM(
+        LlamaConfig(**SMALL_SIZES, tie_word_embeddings=False, attention_bias=True, mlp_bias=True)
+    )
 
 
 def _llama3() -> torch.nn.Module:
@@ -50,42 +61,30 @@ def _llama3() -> torch.nn.Module:
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     }
-    return LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True, rope_parameters=scaling))
+    return LlamaForCausalLM(LlamaConfig(**SMALL_SIZES, tie_word_embeddings=True, rope_parameters=scaling))
 
 
 def _mistral() -> torch.nn.Module:
     from transformers import MistralConfig, MistralForCausalLM
 
-    return MistralForCausalLM(MistralConfig(**SIZES, head_dim=16, sliding_window=None))
+    return MistralForCausalLM(MistralConfig(**SMALL_SIZES, head_dim=16, sliding_window=None))
 
 
 def _qwen2() -> torch.nn.Module:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    return Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True))
+    return Qwen2ForCausalLM(Qwen2Config(**SMALL_SIZES, tie_word_embeddings=True))
 
 
 def _qwen3() -> torch.nn.Module:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=32, tie_word_embeddings=False))
-
-
-SIZES = {
-    "vocab_size": 400,
-    "hidden_size": 96,
-    "intermediate_size": 160,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+    return Qwen3ForCausalLM(Qwen3Config(**SMALL_SIZES, head_dim=32, tie_word_embeddings=False))
 
 
 @pytest.mark.parametrize("shard", ["5GB", "150KB"], ids=["single", "sharded"])
 @pytest.mark.parametrize("build", [_llama, _llama3, _mistral, _qwen2, _qwen3])
+@pytest.mark.usefixtures("one_thread")
 def test_random_models(build, shard: str, tmp_path: Path) -> None:
     model = build().eval()
     randomise(model, seed=7)

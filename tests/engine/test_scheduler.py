@@ -84,7 +84,9 @@ def test_a_request_that_does_not_fit_yet_is_not_overtaken() -> None:
 
 def test_what_can_never_fit_is_refused_with_numbers() -> None:
     scheduler = make(kv=64, context=256)
-    with pytest.raises(ContextLengthExceeded, match=r"60 prompt tokens and max_tokens 5 exceed the limit of 64"):
+    with pytest.raises(
+        ContextLengthExceeded, match=r"60 prompt tokens and max_tokens 5 exceed the limit of 64"
+    ):
         scheduler.add("a", prompt(60), max_tokens=5)
     with pytest.raises(InvalidInput):
         scheduler.add("a", [], max_tokens=5)
@@ -182,7 +184,9 @@ REQUEST = st.tuples(
 @given(
     st.lists(REQUEST, max_size=14), st.integers(1, 4), st.integers(72, 160), st.integers(1, 40), st.booleans()
 )
-def test_no_request_is_lost_and_kv_is_never_overcommitted(requests, max_batch, kv, chunk, finish_early) -> None:
+def test_no_request_is_lost_and_kv_is_never_overcommitted(
+    requests, max_batch, kv, chunk, finish_early
+) -> None:
     """Every request ends, each place belongs to one owner, and each planned token finds its past in KV."""
     scheduler = make(max_batch, kv, context=kv, chunk=chunk)
     memory: dict[int, tuple[int, ...]] = {}  # place -> the tokens up to and with the one kept there
@@ -216,7 +220,9 @@ def test_no_request_is_lost_and_kv_is_never_overcommitted(requests, max_batch, k
 
 def _check_ownership(scheduler: Scheduler, max_batch: int, kv: int) -> None:
     assert len(scheduler.running) <= max_batch
-    owned = [place for slot in scheduler.running.values() for place in range(slot.start, slot.start + slot.places)]
+    owned = [
+        place for slot in scheduler.running.values() for place in range(slot.start, slot.start + slot.places)
+    ]
     owned += [place for kept in scheduler.kept for place in range(kept.start, kept.start + len(kept.tokens))]
     assert len(owned) == len(set(owned)) == scheduler.space.used
     assert all(0 <= place < kv for place in owned)

@@ -1,5 +1,7 @@
 """Streaming text: whole characters only, and never a part of a stop string."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +47,7 @@ def test_the_earliest_of_several_stops_wins() -> None:
 def test_stops_like_a_search_in_the_whole_text(text: str, stops: list[str], data) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     edges = [0, *cuts, len(text)]
-    pieces = [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(edges)]
     sent, stopped = feed(stops, pieces)
     # The text as it had arrived when the filter stopped: a stop that ends later cannot be known yet.
     seen = "".join(pieces[: len(sent)]) if stopped else text

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from coordinator.store import Journal
@@ -141,6 +142,8 @@ async def test_a_commit_whose_answer_was_lost_is_not_written_twice(postgres: Pos
     record, created = await journal.create_run(a_run(idempotency_key="k"))
     assert (proxy.lost, created, record.status) == (2, True, "pending")
     await journal.close()
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT count(*) FROM writers").fetchone() == (0,)
     proxy.close()
 
 

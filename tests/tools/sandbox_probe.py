@@ -21,19 +21,19 @@ def need(name: str) -> None:
         pytest.skip(f"{name}: {status.reason}")
 
 
-def members(since: float) -> list[psutil.Process]:
-    """Processes of runs that began after `since`, by the supervisor's command line, which forks keep."""
-    found = []
+def members() -> set[psutil.Process]:
+    """Processes of runs, by the supervisor's command line, which forks keep."""
+    found = set()
     for process in psutil.process_iter():
         try:
-            # The kernel's start times are whole clock ticks.
-            if process.create_time() >= since - 0.02 and "inside.supervisor" in " ".join(process.cmdline()):
-                found.append(process)
+            if "inside.supervisor" in " ".join(process.cmdline()):
+                found.add(process)
         except psutil.Error:
             continue
     return found
 
 
-def assert_nobody_left(since: float) -> None:
-    _, alive = psutil.wait_procs(members(since), timeout=10)
-    assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
+def assert_nobody_left(before: set[psutil.Process]) -> None:
+    """Nobody who was not there `before`; waits, as other test processes may have runs of their own."""
+    _, alive = psutil.wait_procs(members() - before, timeout=20)
+    assert alive == []

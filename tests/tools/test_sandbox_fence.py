@@ -8,8 +8,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from tests.tools.sandbox_probe import NAMES, need
 
+from tests.tools.sandbox_probe import NAMES, need
 from tools.python_sandbox import PythonSandbox, SandboxLimits, SandboxResult
 
 
@@ -22,7 +22,8 @@ def sandbox(request):
 async def attempt(sandbox: PythonSandbox, statements: str, out: Path) -> SandboxResult:
     """Run statements that must raise OSError; the code reports 'refused' when they do, 'DONE' when not."""
     body = textwrap.indent(textwrap.dedent(statements).strip(), "    ")
-    code = f"import os, socket\ntry:\n{body}\nexcept OSError as e:\n    print('refused', e.errno)\nelse:\n    print('DONE')"
+    code = f"import os, socket\ntry:\n{body}\nexcept OSError as error:\n    print('refused', error.errno)"
+    code += "\nelse:\n    print('DONE')"
     return await sandbox.run(code, output_dir=out)
 
 
@@ -30,12 +31,19 @@ def refused(result: SandboxResult) -> bool:
     return result.ok and result.stdout.startswith("refused")
 
 
-@pytest.mark.parametrize("path", ["/etc/shadow", "/etc/passwd", "/etc/hostname", "/proc/1/environ", "/proc/self/environ", "/proc/mounts"])
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/shadow", "/etc/passwd", "/etc/hostname", "/proc/1/environ", "/proc/self/environ", "/proc/mounts"],
+)
 async def test_system_files_cannot_be_read(sandbox, tmp_path, path):
     assert refused(await attempt(sandbox, f"open({path!r}).read()", tmp_path))
 
 
-@pytest.mark.parametrize("path", [Path.home(), Path(__file__).parent, Path("/etc"), Path("/proc"), Path("/dev/shm"), Path("/tmp")], ids=str)
+@pytest.mark.parametrize(
+    "path",
+    [Path.home(), Path(__file__).parent, Path("/etc"), Path("/proc"), Path("/dev/shm"), Path("/tmp")],
+    ids=str,
+)
 async def test_folders_outside_cannot_be_listed(sandbox, tmp_path, path):
     assert refused(await attempt(sandbox, f"os.listdir({str(path)!r})", tmp_path))
 
@@ -46,7 +54,11 @@ async def test_a_secret_beside_the_work_folder_cannot_be_read(sandbox, tmp_path)
     tmp_path.chmod(0o755)
     secret.chmod(0o644)
     assert refused(await attempt(sandbox, f"print(open({str(secret)!r}).read())", tmp_path / "out"))
-    assert refused(await attempt(sandbox, f"os.symlink({str(secret)!r}, 'way')\nprint(open('way').read())", tmp_path / "out"))
+    assert refused(
+        await attempt(
+            sandbox, f"os.symlink({str(secret)!r}, 'way')\nprint(open('way').read())", tmp_path / "out"
+        )
+    )
     assert refused(await attempt(sandbox, f"os.link({str(secret)!r}, 'way')", tmp_path / "out"))
 
 
@@ -56,7 +68,13 @@ async def test_the_hosts_environment_cannot_be_read(sandbox, tmp_path):
 
 async def test_the_environment_holds_nothing_of_the_hosts(sandbox, tmp_path, monkeypatch):
     monkeypatch.setenv("MANTA_TEST_SECRET", "do not tell")
-    code = "import os, ctypes\nprint(dict(os.environ)); c = ctypes.CDLL(None).getenv; c.restype = ctypes.c_char_p\nprint(c(b'MANTA_TEST_SECRET'))"
+    code = """
+import ctypes, os
+getenv = ctypes.CDLL(None).getenv
+getenv.restype = ctypes.c_char_p
+print(dict(os.environ))
+print(getenv(b'MANTA_TEST_SECRET'))
+"""
     result = await sandbox.run(code, output_dir=tmp_path)
     assert result.ok
     assert "do not tell" not in result.stdout
@@ -65,7 +83,11 @@ async def test_the_environment_holds_nothing_of_the_hosts(sandbox, tmp_path, mon
 
 async def test_nothing_outside_can_be_written(sandbox, tmp_path):
     tmp_path.chmod(0o777)
-    for target in (tmp_path / "new", Path("/tmp/manta-should-not-exist"), Path(sys.prefix) / "manta-should-not-exist"):
+    for target in (
+        tmp_path / "new",
+        Path("/tmp/manta-should-not-exist"),
+        Path(sys.prefix) / "manta-should-not-exist",
+    ):
         assert refused(await attempt(sandbox, f"open({str(target)!r}, 'w').write('x')", tmp_path / "out"))
         assert not target.exists()
 
@@ -75,7 +97,11 @@ async def test_files_outside_keep_content_and_mode(sandbox, tmp_path):
     victim.write_text("content")
     tmp_path.chmod(0o777)
     victim.chmod(0o666)
-    for act in (f"os.truncate({str(victim)!r}, 0)", f"os.remove({str(victim)!r})", f"os.rename({str(victim)!r}, 'x')"):
+    for act in (
+        f"os.truncate({str(victim)!r}, 0)",
+        f"os.remove({str(victim)!r})",
+        f"os.rename({str(victim)!r}, 'x')",
+    ):
         assert refused(await attempt(sandbox, act, tmp_path / "out"))
     await attempt(sandbox, f"os.chmod({str(victim)!r}, 0)", tmp_path / "out")
     await attempt(sandbox, f"os.utime({str(victim)!r}, (1, 1))", tmp_path / "out")
@@ -129,7 +155,9 @@ async def test_a_socket_pair_cannot_be_turned_on_a_stranger(sandbox, tmp_path, l
 
 
 async def test_asyncio_works_without_sockets_to_the_outside(sandbox, tmp_path):
-    result = await sandbox.run("import asyncio\nasyncio.run(asyncio.sleep(0))\nprint('ran')", output_dir=tmp_path)
+    result = await sandbox.run(
+        "import asyncio\nasyncio.run(asyncio.sleep(0))\nprint('ran')", output_dir=tmp_path
+    )
     assert (result.stdout, result.ok) == ("ran\n", True)
 
 
@@ -144,7 +172,9 @@ async def test_the_host_cannot_be_signalled(sandbox, tmp_path):
 
 async def test_no_program_can_be_started(sandbox, tmp_path):
     assert refused(await attempt(sandbox, f"os.execv({sys.executable!r}, ['python'])", tmp_path))
-    assert refused(await attempt(sandbox, "import subprocess; subprocess.run(['/bin/sh', '-c', 'true'])", tmp_path))
+    assert refused(
+        await attempt(sandbox, "import subprocess; subprocess.run(['/bin/sh', '-c', 'true'])", tmp_path)
+    )
 
 
 KERNEL_CALLS = {
@@ -185,9 +215,10 @@ async def test_code_does_not_run_as_root_and_has_no_capability(sandbox, tmp_path
 
 
 async def test_two_runs_do_not_see_each_other(sandbox, tmp_path):
-    spy = "import os, time\nopen('mine', 'w').write('x'); time.sleep(0.3)\nprint(os.getcwd(), os.listdir('.'))"
+    spy = (
+        "import os, time\nopen('mine', 'w').write('x'); time.sleep(0.3)\nprint(os.getcwd(), os.listdir('.'))"
+    )
     first, second = await asyncio.gather(*(sandbox.run(spy, output_dir=tmp_path / str(n)) for n in range(2)))
     assert first.stdout != second.stdout
     assert first.stdout.endswith("['mine']\n")
     assert second.stdout.endswith("['mine']\n")
-

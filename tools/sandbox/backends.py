@@ -36,7 +36,10 @@ class Landlock:
         found = f"version {version}" if version else "none"
         reason = f"the kernel offers Landlock {found}, version {rules.MINIMUM_ABI} is needed"
         return BackendStatus(
-            self.name, False, reason, "use Linux 6.2 or newer with landlock in the lsm= list, or install bubblewrap"
+            self.name,
+            False,
+            reason,
+            "use Linux 6.2 or newer with landlock in the lsm= list, or install bubblewrap",
         )
 
     def command(self, spec: Spec, outcome: int) -> list[str]:

@@ -16,8 +16,8 @@ from tools.sandbox.model import BackendStatus
 
 _HOME_OF_SUPERVISOR = "/manta"
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/libx32", "/bin")
-# To become another user, to end its processes, and to measure its folders.
-_KEPT_AS_ROOT = ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_DAC_READ_SEARCH")
+# To become another user, to end its processes, and to measure its folders and memory.
+_KEPT_AS_ROOT = ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
 
 
 class Bubblewrap:
@@ -32,13 +32,19 @@ class Bubblewrap:
 
     def command(self, spec: Spec, outcome: int) -> list[str]:
         program = shutil.which("bwrap") or "bwrap"
-        separate = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+        separate = [
+            "--unshare-ipc",
+            "--unshare-pid",
+            "--unshare-net",
+            "--unshare-uts",
+            "--unshare-cgroup-try",
+        ]
         if spec.uid is None:
             rights = ["--unshare-user", "--cap-drop", "ALL"]
         else:
             rights = ["--cap-drop", "ALL"] + [word for name in _KEPT_AS_ROOT for word in ("--cap-add", name)]
-        # Without a session of its own, and dead as soon as the thread that started it is.
-        fence = [program, *separate, *rights, "--die-with-parent", "--clearenv", "--proc", "/proc", "--dev", "/dev"]
+        # The environment is not cleared here: the host starts us with one of its own making.
+        fence = [program, *separate, *rights, "--die-with-parent", "--proc", "/proc", "--dev", "/dev"]
         places = [*_python(), spec.work, spec.scratch]
         folders = ["--bind", spec.work, spec.work, "--bind", spec.scratch, spec.scratch, "--chdir", "/"]
         python = [word for path in _python() for word in ("--ro-bind", path, path)]

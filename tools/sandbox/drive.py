@@ -12,6 +12,8 @@ from tools.sandbox.patience import to_the_end
 
 _GRACE_S = 10
 _PIECE = 1 << 16
+# All there is of an environment. Each thread would reserve 64 MB of the address space for its heap.
+_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,15 @@ async def drive(backend: Backend, spec: Spec, output_bytes: int) -> Outcome:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             pass_fds=(writer,),
-            env={},
+            env=_ENVIRONMENT,
             cwd="/",
             start_new_session=True,
         )
     except OSError as error:
         os.close(reader)
-        raise SandboxUnavailable(f"{backend.name} cannot be started: {error}", fix="see manta doctor") from error
+        raise SandboxUnavailable(
+            f"{backend.name} cannot be started: {error}", fix="see manta doctor"
+        ) from error
     except BaseException:
         os.close(reader)
         raise
@@ -74,9 +78,7 @@ async def drive(backend: Backend, spec: Spec, output_bytes: int) -> Outcome:
         await to_the_end(_end(process, reader))
 
 
-async def _converse(
-    process: asyncio.subprocess.Process, spec: Spec, cap: _Cap
-) -> tuple[bytes, bytes, bool]:
+async def _converse(process: asyncio.subprocess.Process, spec: Spec, cap: _Cap) -> tuple[bytes, bytes, bool]:
     assert process.stdin
     assert process.stdout
     assert process.stderr
@@ -94,8 +96,9 @@ async def _converse(
     except TimeoutError as error:
         raise ToolError("the sandbox did not end in time", fix="try again", code="sandbox_stuck") from error
     finally:
-        streams.cancel()
-        too_much.cancel()
+        for waiting in (streams, too_much):
+            waiting.cancel()
+        await asyncio.gather(streams, too_much, return_exceptions=True)
 
 
 def _outcome(backend: Backend, reader: int, stdout: bytes, stderr: bytes, too_much: bool) -> Outcome:

@@ -34,7 +34,9 @@ class RunFolder:
         """Raises ToolError(code='bad_input') for a name that is not a plain file name."""
         for name in inputs:
             if not name or name in (".", "..") or "/" in name or "\0" in name or len(name.encode()) > 200:
-                raise ToolError(f"{name!r} is no plain file name", fix="name inputs like 'data.csv'", code="bad_input")
+                raise ToolError(
+                    f"{name!r} is no plain file name", fix="name inputs like 'data.csv'", code="bad_input"
+                )
         root = Path(os.path.realpath(tempfile.mkdtemp(prefix="manta-run-")))
         folder = cls(root, root / "work", root / "scratch", frozenset(inputs))
         for path in (folder.work, folder.scratch):

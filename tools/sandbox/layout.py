@@ -18,7 +18,9 @@ def readable() -> list[str]:
     """
     paths = sysconfig.get_paths()
     python = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    libraries = [os.path.join(prefix, name) for prefix in (sys.base_prefix, sys.prefix) for name in ("lib", "lib64")]
+    libraries = [
+        os.path.join(prefix, name) for prefix in (sys.base_prefix, sys.prefix) for name in ("lib", "lib64")
+    ]
     wanted = [*python, *libraries, *_LIBRARIES, *_FACTS]
     # Both the name and what it stands for: rules and binds follow links, look-ups by name do not.
     every = [variant for path in wanted for variant in (path, os.path.realpath(path))]

@@ -48,8 +48,8 @@ def _limit(spec: Spec) -> None:
     both(resource.RLIMIT_NOFILE, spec.open_files)
     both(resource.RLIMIT_CORE, 0)
     both(resource.RLIMIT_MSGQUEUE, 0)
-    # The soft limit's signal names the cause; the hard one, a second later, is for code that ignores it.
-    resource.setrlimit(resource.RLIMIT_CPU, (spec.cpu_s, spec.cpu_s + 1))
+    # The soft limit's signal names the cause; the hard one is for code that ignores it.
+    resource.setrlimit(resource.RLIMIT_CPU, (spec.cpu_s, spec.cpu_s + 3))
     # The kernel counts all tasks of the user. A user of our own has none; otherwise ours come on top of those
     # already there, and the supervisor, which counts the tree itself, is the exact limit.
     others = 0 if spec.uid is not None else _tasks_of(os.getuid()) + spec.processes

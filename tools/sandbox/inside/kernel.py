@@ -37,7 +37,9 @@ def prctl(option: int, value: int) -> None:
 
 def prctl_pointer(option: int, value: int, pointer: ctypes.c_void_p) -> None:
     zero = ctypes.c_ulong(0)
-    _checked(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), pointer, zero, zero), f"prctl({option})")
+    _checked(
+        _libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), pointer, zero, zero), f"prctl({option})"
+    )
 
 
 def syscall(number: int, *arguments: object) -> int:

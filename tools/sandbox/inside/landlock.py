@@ -32,9 +32,7 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 def abi() -> int:
     """The kernel's Landlock version, 0 where there is none."""
     try:
-        return kernel.syscall(
-            kernel.LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(1)
-        )
+        return kernel.syscall(kernel.LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(1))
     except OSError:
         return 0
 
@@ -65,7 +63,9 @@ def _allow(descriptor: int, path: str, rights: int) -> None:
         if not stat.S_ISDIR(os.fstat(target).st_mode):
             rights &= _FILE_RIGHTS
         rule = struct.pack("=Qi", rights, target)
-        kernel.syscall(kernel.LANDLOCK_ADD_RULE, ctypes.c_int(descriptor), ctypes.c_int(1), rule, ctypes.c_uint(0))
+        kernel.syscall(
+            kernel.LANDLOCK_ADD_RULE, ctypes.c_int(descriptor), ctypes.c_int(1), rule, ctypes.c_uint(0)
+        )
     finally:
         os.close(target)
 

@@ -18,7 +18,9 @@ def prepare(work: str, scratch: str, readable: list[str]) -> None:
     one = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     os.environ.clear()
     os.environ.update({name: "1" for name in one})
-    os.environ.update(HOME=scratch, TMPDIR=scratch, MPLCONFIGDIR=scratch, MPLBACKEND="Agg", LANG="C.UTF-8", PATH="")
+    os.environ.update(
+        HOME=scratch, TMPDIR=scratch, MPLCONFIGDIR=scratch, MPLBACKEND="Agg", LANG="C.UTF-8", PATH=""
+    )
     roots = tuple(os.path.join(path, "") for path in readable)
     sys.path[:] = ["", *(path for path in sys.path if os.path.join(path, "").startswith(roots))]
     sys.argv = [_NAME]
@@ -45,6 +47,8 @@ def run(code: str, note: int) -> int:
         if limit and os.getpid() == first:
             os.write(note, limit.encode())
         _print_without_us(error)
+        if limit:
+            return 1  # Its threads may sleep for long; the rest of the tree is about to be killed.
         result = 1
     return _finish(result)
 
@@ -70,7 +74,9 @@ def _limit_behind(error: BaseException) -> str:
 
 def _print_without_us(error: BaseException) -> None:
     frames = error.__traceback__.tb_next if error.__traceback__ else None
+    sys.stdout.flush()
     traceback.print_exception(type(error), error, frames)
+    sys.stderr.flush()
 
 
 def _finish(result: int) -> int:

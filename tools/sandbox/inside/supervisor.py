@@ -61,7 +61,8 @@ def _inside(spec: Spec, note: int) -> None:
         try:
             confine(spec)
             runner.prepare(spec.work, spec.scratch, spec.readable)
-        except OSError as error:
+        except Exception as error:
+            # Whatever it was: without a whole fence the code must not run.
             os.write(note, f"{_FENCE_FAILED}{error}".encode()[:900])
         else:
             status = runner.run(spec.code, note)
@@ -97,7 +98,8 @@ def _over(spec: Spec, look_at_disk: bool) -> str | None:
     used = tree.usage()
     if used.tasks >= spec.processes:
         return "processes"
-    if used.memory > spec.memory_mb * _MEGABYTE:
+    allowed = spec.memory_mb * _MEGABYTE
+    if used.memory > allowed and tree.proportional_memory() > allowed:
         return "memory"
     if used.cpu_s > spec.cpu_s + 1:
         return "cpu"

@@ -1,0 +1,143 @@
+"""One real platform for all tests of this folder: Ray, Serve, the embedded model, the journal."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from manta.client import Client
+from manta.config import Settings, load_settings
+from manta.errors import PlatformError
+from manta.faults import read_ledger
+from manta.platform_process import log_file, running, start, stop
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 120.0
+
+
+@dataclass(frozen=True)
+class LivePlatform:
+    settings: Settings
+    config: Path
+    ledger: Path
+
+    @property
+    def url(self) -> str:
+        return self.settings.address
+
+    @property
+    def home(self) -> Path:
+        return self.settings.home
+
+    def client(self) -> Client:
+        return Client(self.url)
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """The platform's processes whose title begins so, `ray::CoordinatorActor` say."""
+        info = running(self.home)
+        assert info is not None, "the platform is not running"
+        found = []
+        for process in psutil.Process(info.pid).children(recursive=True):
+            try:
+                if " ".join(process.cmdline()).startswith(title):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def notes(self, kind: str, run: str) -> list[dict[str, object]]:
+        """Lines of the ledger of side effects for one run."""
+        return [line for line in read_ledger(self.ledger) if line["kind"] == kind and line.get("run") == run]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> object:
+    """Wait for a condition; fail with its description after a generous deadline."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"{what} did not come true in {patience_s:.0f} s"
+        time.sleep(0.1)
+
+
+def make_platform(folder: Path, extra: Mapping[str, object], environment: Mapping[str, str] | None = None) -> LivePlatform:
+    """Settings and folders of a platform that is not started yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "manta.yaml"
+    config.write_text(yaml.safe_dump({"home": str(folder / "home"), "ray": {"dashboard_port": 0}, **extra}))
+    settings = load_settings(config, {}, {"server.port": free_port()})
+    return LivePlatform(settings, config, folder / "ledger.jsonl")
+
+
+def bring_up(platform: LivePlatform, **environment: str) -> None:
+    """Start it with a ledger; the environment is the supervisor's and so every worker's."""
+    saved = dict(os.environ)
+    os.environ.update({"MANTA_LEDGER": str(platform.ledger), **environment})
+    try:
+        start(platform.settings, config=platform.config)
+    except PlatformError as error:
+        pytest.fail(f"{error}\n{log_file(platform.home).read_text()[-3000:]}")
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+SLOW = {"backend": "sleep", "step_s": [0.05, 0.0], "replicas": {"num_cpus": 0.05}}
+SCALING = {
+    "backend": "sleep",
+    "step_s": [0.02, 0.0],
+    "replicas": {
+        "min": 1,
+        "max": 2,
+        "num_cpus": 0.05,
+        "target_ongoing": 2,
+        "max_ongoing": 8,
+        "upscale_delay_s": 1,
+        "downscale_delay_s": 3,
+    },
+}
+ON_GPUS = {"backend": "sleep", "replicas": {"min": 2, "max": 2, "num_cpus": 0.05, "num_gpus": 1}}
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]:
+    folder = tmp_path_factory.mktemp("platform")
+    own = ROOT / "tests/live/own"
+    for name in ("probes.py", *(path.name for path in own.glob("*.yaml"))):
+        (folder / name).write_text((own / name).read_text())
+    extra = {
+        "ray": {"dashboard_port": 0, "num_gpus": 2, "num_cpus": 4},
+        "models": {"slow": SLOW, "scaling": SCALING, "on-gpus": ON_GPUS},
+        "agents": {
+            "talker": {"use": "probes:talker", "model": "slow"},
+            "writer-of-notes": {"use": "probes:noter"},
+            "greeter": {"use": "probes:greeter"},
+        },
+        "tools": {"note": "probes:note"},
+        "graphs": {path.stem: path.name for path in own.glob("*.yaml")},
+    }
+    made = make_platform(folder, extra)
+    bring_up(made)
+    try:
+        yield made
+    finally:
+        stop(made.home)
+
+
+@pytest.fixture
+def client(platform: LivePlatform) -> Iterator[Client]:
+    with platform.client() as made:
+        yield made

@@ -1,0 +1,139 @@
+"""Processes die by SIGKILL in the middle of a run. The run ends, and what was committed is not done again."""
+
+import threading
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from manta.client import Client
+from manta.platform_process import running, stop
+from tests.live.conftest import (
+    ROOT,
+    LivePlatform,
+    bring_up,
+    eventually,
+    make_platform,
+)
+
+TIMES = 4
+
+
+def begin(client: Client, gate: Path) -> str:
+    return client.submit("notes", {"times": TIMES, "gate": str(gate)}).id
+
+
+def check(platform: LivePlatform, client: Client, run: str, in_flight: int = 0) -> None:
+    """The run ended well; the ledger outside the store shows at most `in_flight` calls made again."""
+    ended = client.wait(run, timeout=120)
+    assert ended.run.status == "success", ended.run.error
+    assert ended.output["effects"] == list(range(TIMES))
+    tools = Counter(line["number"] for line in platform.notes("tool", run))
+    assert set(tools) == set(range(TIMES))
+    assert sum(tools.values()) - TIMES <= in_flight
+    model_calls = len(platform.notes("model_call", run))
+    assert 2 <= model_calls <= 2 + in_flight
+    events = [event.seq for event in client.stream(run) if event.seq]
+    assert events == list(range(1, len(events) + 1))
+
+
+def wait_for_effects(platform: LivePlatform, client: Client, run: str) -> None:
+    def begun() -> bool:
+        assert not (state := client.get(run)).over, state.error
+        return bool(platform.notes("tool", run))
+
+    eventually(begun, "the first side effect")
+
+
+def kill(process: psutil.Process) -> None:
+    process.kill()
+    process.wait(30)
+
+
+def test_an_agent_actor_dies_in_mid_step(platform: LivePlatform, client: Client, tmp_path: Path):
+    run = begin(client, tmp_path / "gate")
+    wait_for_effects(platform, client, run)
+    pids = {note["pid"] for note in platform.notes("tool", run)}
+    kill(psutil.Process(int(str(pids.pop()))))
+    (tmp_path / "gate").touch()
+    check(platform, client, run)
+    steps = {step.key: step for step in client.get(run).steps}
+    assert steps["effects"].attempt == 2
+
+
+def test_the_coordinator_dies_in_mid_run(platform: LivePlatform, client: Client, tmp_path: Path):
+    run = begin(client, tmp_path / "gate")
+    wait_for_effects(platform, client, run)
+    seen = []
+    watcher = threading.Thread(target=lambda: seen.extend(event.seq for event in client.stream(run) if event.seq))
+    watcher.start()
+    kill(platform.processes("ray::CoordinatorActor")[0])
+    (tmp_path / "gate").touch()
+    check(platform, client, run)
+    watcher.join(60)
+    assert seen == list(range(1, len(seen) + 1))
+    assert not watcher.is_alive()
+
+
+def test_a_model_replica_dies_in_mid_stream(platform: LivePlatform, client: Client):
+    run = client.submit("talk", {"say": "hello", "calls": 3, "tokens": 30}).id
+    eventually(lambda: len(platform.notes("model_call", run)) == 2, "the second model call")
+    kill(psutil.Process(int(str(platform.notes("model_call", run)[-1]["pid"]))))
+    ended = client.wait(run, timeout=120)
+    assert ended.run.status == "success", ended.run.error
+    assert ended.output["output"].count("word29") == 3
+    # The first call was committed; only the one in flight was made again.
+    assert len(platform.notes("model_call", run)) == 4
+
+
+@pytest.fixture(scope="module")
+def own_platform(tmp_path_factory: pytest.TempPathFactory):
+    """A platform of this module's own: all of it is going to be killed."""
+    folder = tmp_path_factory.mktemp("doomed")
+    own = ROOT / "tests/live/own"
+    for name in ("probes.py", "notes.yaml"):
+        (folder / name).write_text((own / name).read_text())
+    made = make_platform(
+        folder,
+        {
+            "models": {"slow": {"backend": "sleep", "step_s": [0.02, 0], "replicas": {"num_cpus": 0.05}}},
+            "agents": {
+                "talker": {"use": "probes:talker", "model": "slow"},
+                "writer-of-notes": {"use": "probes:noter"},
+            },
+            "tools": {"note": "probes:note"},
+            "graphs": {"notes": "notes.yaml"},
+        },
+    )
+    bring_up(made)
+    yield made
+    stop(made.home)
+
+
+def test_everything_dies_at_once_and_up_resumes(own_platform: LivePlatform, tmp_path: Path):
+    with own_platform.client() as client:
+        run = begin(client, tmp_path / "gate")
+        wait_for_effects(own_platform, client, run)
+    info = running(own_platform.home)
+    family = [psutil.Process(info.pid), *psutil.Process(info.pid).children(recursive=True)]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=30)
+    assert running(own_platform.home) is None
+    (tmp_path / "gate").touch()
+    bring_up(own_platform)
+    with own_platform.client() as client:
+        check(own_platform, client, run)
+        kinds = [event.type for event in client.stream(run)]
+    assert kinds.count("run_resumed") == 1
+
+
+def test_down_leaves_no_process(own_platform: LivePlatform):
+    info = running(own_platform.home)
+    family = psutil.Process(info.pid).children(recursive=True)
+    assert family
+    assert stop(own_platform.home)
+    gone, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert running(own_platform.home) is None
