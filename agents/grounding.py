@@ -7,6 +7,7 @@ passage in a place that keeps its neighbours, a condition left out, irony; and a
 is dropped. It errs on the side of dropping, because quotations can always take the place.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ STRICT = Rules(window=2, coverage=0.9, pairs=0.75)
 of replicas based on the number of CPUs" had coverage 0.8 to 0.9 and pairs 0.4 to 0.6; its faithful sentences are
 near copies, with both above 0.9."""
 
-PLAIN = Rules(window=3, coverage=0.75, pairs=0.5)
+PLAIN = Rules(window=3, coverage=0.75, pairs=0.6)
 """For able models, which join and shorten what they read, and seldom invent a relation."""
 
 NEAR = 3
@@ -55,6 +56,9 @@ NEAR = 3
 ALSO = 0.9
 """A second passage is cited too when it supports the sentence at least this well relative to the best one."""
 
+_CLAUSE = re.compile(
+    r"[,;:()]|[.!?]\s|\b(?:and|or|but|while|whereas|although|because|when|if|unless|which|that|so)\b", re.I
+)
 _OPPOSITES = (
     ("increas", "decreas"), ("add", "remov"), ("rais", "lower"), ("up", "down"), ("upscal", "downscal"),
     ("minimum", "maximum"), ("min", "max"), ("reduc", "increas"), ("reduc", "rais"), ("befor", "after"), ("more", "less"), ("abov", "below"),
@@ -169,15 +173,14 @@ def _compare(sentence: str, window: str, rules: Rules) -> tuple[float, str]:
     if coverage < rules.coverage:
         absent = next(word for word in claimed if word not in present)
         return coverage, f"only {coverage:.0%} of its words are together in a passage (not '{absent}')"
-    pairs = _pairs(claimed, there)
+    pairs = _pairs(claimed, [content_stems(one) for one in split_sentences(window)])
     if pairs < rules.pairs:
         return coverage, f"joins words of a passage in another way ({pairs:.0%} of its pairs are there)"
     return (coverage + pairs) / 2, _contradiction(sentence, window)
 
 
 def _contradiction(sentence: str, window: str) -> str:
-    near = _nearest(sentence, window)
-    if is_negated(sentence) != is_negated(near):
+    if not _same_polarity(sentence, window):
         return "its negation differs from the passage"
     ours, theirs = _all_stems(sentence), _all_stems(window)
     for pair in _OPPOSITES:
@@ -187,18 +190,23 @@ def _contradiction(sentence: str, window: str) -> str:
     return ""
 
 
-def _nearest(sentence: str, window: str) -> str:
-    """The sentence of the window that shares most words: negation is compared with this one alone."""
-    claimed = set(content_stems(sentence))
-    return max(split_sentences(window) or [window], key=lambda s: len(claimed & set(content_stems(s))))
+def _same_polarity(sentence: str, window: str) -> bool:
+    """Whether each clause of the sentence is negated as is the clause of the window that is most like it."""
+    there = [(set(content_stems(clause)), is_negated(clause)) for clause in _CLAUSE.split(window)]
+    for clause in _CLAUSE.split(sentence):
+        ours = set(content_stems(clause))
+        near = max(there, key=lambda other: len(ours & other[0]) / (len(ours | other[0]) or 1))
+        if ours and is_negated(clause) != near[1]:
+            return False
+    return True
 
 
-def _pairs(claimed: Sequence[str], there: Sequence[str]) -> float:
-    """The share of neighbouring words of a claim that stand in this order, near each other, in the window."""
+def _pairs(claimed: Sequence[str], there: Sequence[Sequence[str]]) -> float:
+    """The share of a claim's neighbouring words that stand in this order, near each other, in one sentence."""
     pairs = list(zip(claimed, claimed[1:], strict=False))
     if not pairs:
         return 1.0
-    near = {(a, b) for i, a in enumerate(there) for b in there[i + 1 : i + 1 + NEAR]}
+    near = {(a, b) for one in there for i, a in enumerate(one) for b in one[i + 1 : i + 1 + NEAR]}
     return sum(pair in near for pair in pairs) / len(pairs)
 
 

@@ -11,9 +11,11 @@ import ray.exceptions
 from agents.actor import AgentActor, Hosting
 from agents.worker import WORKER
 from coordinator.retry import AGENT_LOST
+from manta.clock import SystemClock
 from manta.config import AgentSettings
 from manta.errors import NotFound, Unavailable
 from manta.messages import Task, TaskResult
+from manta.patience import while_unavailable
 from manta.telemetry import get_logger
 from tools.ray_calls import NAMESPACE, unwrap
 
@@ -37,6 +39,7 @@ class RayRuntime:
         self._agents = dict(hosting.agents)
         self._handles: dict[str, Any] = {}
         self._busy: Counter[str] = Counter()
+        self._lost: set[str] = set()
 
     async def perform(self, task: Task) -> TaskResult:
         settings = self._agents.get(task.agent)
@@ -51,6 +54,8 @@ class RayRuntime:
 
     async def _perform_on(self, member: str, settings: AgentSettings, task: Task) -> TaskResult:
         handle = await self._actor(member, task.agent, settings)
+        if member in self._lost:
+            await self._until_back(member, handle)
         try:
             result: TaskResult = await handle.perform.remote(task)
             return result
@@ -62,10 +67,23 @@ class RayRuntime:
             raise unwrap(error) from None
         except ray.exceptions.RayActorError as error:
             self._handles.pop(member, None)
+            self._lost.add(member)
             cause = " ".join(str(error).split())[:200]
             raise Unavailable(
                 f"the actor {member} died: {cause}", fix="it is replaced", code=AGENT_LOST
             ) from None
+
+    async def _until_back(self, member: str, handle: Any) -> None:
+        """Ray restarts a dead actor within seconds; a task sent before that would only cost an attempt."""
+
+        async def ping() -> None:
+            try:
+                await handle.ping.remote()
+            except ray.exceptions.RayActorError as error:
+                raise Unavailable(f"the actor {member} is not back: {error}", code=AGENT_LOST) from None
+
+        await while_unavailable(ping, SystemClock())
+        self._lost.discard(member)
 
     async def prewarm(self) -> None:
         """Start every pool but the worker's, which most graphs never use."""
@@ -79,7 +97,7 @@ class RayRuntime:
         await asyncio.gather(*(handle.ping.remote() for handle in handles))
 
     def _least_busy(self, agent: str, size: int) -> str:
-        return min((f"{agent}-{index}" for index in range(size)), key=lambda member: self._busy[member])
+        return min((f"{agent}-{index}" for index in range(size)), key=lambda member: (member in self._lost, self._busy[member]))
 
     async def _actor(self, member: str, agent: str, settings: AgentSettings) -> Any:
         if member not in self._handles:

@@ -9,6 +9,7 @@ import shlex
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,9 @@ def submit_batch(
         raise InvalidInput(f"concurrency must be at least 1, not {concurrency}")
     job = Job(f"manta-batch-{uuid.uuid4().hex[:12]}", platform.dashboard, platform.token_path)
     entrypoint = _entrypoint(platform, tasks, graph, out, concurrency)
-    _sdk(job).submit_job(
-        entrypoint=entrypoint,
-        submission_id=job.id,
-        metadata={"graph": graph, "tasks": str(tasks), "out": str(out)},
-    )
+    metadata = {"graph": graph, "tasks": str(tasks), "out": str(out)}
+    with _refusals(job):
+        _sdk(job).submit_job(entrypoint=entrypoint, submission_id=job.id, metadata=metadata)
     return job
 
 
@@ -71,7 +70,8 @@ def follow(job: Job) -> Iterator[BatchProgress]:
     Raises:
         PlatformError: the job ended without having gone through its tasks, or its log cannot be read.
     """
-    client = _sdk(job)
+    with _refusals(job):
+        client = _sdk(job)
     last: BatchProgress | None = None
     words: list[str] = []
     for line in _log_lines(client, job.id):
@@ -82,7 +82,8 @@ def follow(job: Job) -> Iterator[BatchProgress]:
         elif line.strip():
             words = [*words, line.strip()][-_LAST_LINES:]
     if last is None or last.done < last.total:
-        cause = words[-1] if words else str(client.get_job_status(job.id).value).lower()
+        with _refusals(job):
+            cause = words[-1] if words else str(client.get_job_status(job.id).value).lower()
         raise PlatformError(
             f"the batch job {job.id} ended early: {cause}",
             fix="run the same command again: finished tasks are kept",
@@ -92,7 +93,8 @@ def follow(job: Job) -> Iterator[BatchProgress]:
 
 def stop(job: Job) -> None:
     """Stop a batch. Runs it has submitted go on; cancel them with `manta cancel`."""
-    _sdk(job).stop_job(job.id)
+    with _refusals(job):
+        _sdk(job).stop_job(job.id)
 
 
 def _local_platform() -> PlatformInfo:
@@ -106,17 +108,10 @@ def _local_platform() -> PlatformInfo:
 def _entrypoint(platform: PlatformInfo, tasks: Path, graph: str, out: Path, concurrency: int) -> str:
     # On this machine the very same Python and code; elsewhere what the head has installed.
     here = urlsplit(platform.dashboard).hostname in _LOOPBACK
-    program = [sys.executable if here else "python", "-m", "manta.batch", str(tasks)]
-    program += [
-        "--graph",
-        graph,
-        "--out",
-        str(out),
-        "--url",
-        platform.address,
-        "--concurrency",
-        str(concurrency),
-    ]
+    python = sys.executable if here else "python"
+    options = {"--graph": graph, "--out": out, "--url": platform.address, "--concurrency": concurrency}
+    program = [python, "-m", "manta.batch", str(tasks)]
+    program += [word for name, value in options.items() for word in (name, str(value))]
     prefix = f"cd {shlex.quote(str(Path(__file__).resolve().parents[1]))} && exec " if here else ""
     return prefix + shlex.join(program)
 
@@ -130,11 +125,18 @@ def _sdk(job: Job) -> Any:
         raise PlatformError(
             "Ray's job SDK is not installed", fix="pip install 'manta[jobs]'", code="jobs_extra_missing"
         ) from None
+    return JobSubmissionClient(job.dashboard, headers=_headers(job.token_path))
+
+
+@contextmanager
+def _refusals(job: Job) -> Iterator[None]:
+    """What Ray's client raises, as one of our errors."""
     try:
-        return JobSubmissionClient(job.dashboard, headers=_headers(job.token_path))
-    except (ConnectionError, RuntimeError) as error:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = " ".join(str(error).split())
         raise PlatformError(
-            f"Ray's dashboard at {job.dashboard} refuses: {error}", fix="manta status"
+            f"Ray's dashboard at {job.dashboard} refuses: {cause}", fix="manta status"
         ) from None
 
 

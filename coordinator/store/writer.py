@@ -148,12 +148,10 @@ class GroupWriter:
         """
         stamp = insert(writers).values(id=self._id, last_group=number)
         newer = writers.c.last_group < stamp.excluded.last_group
-        stamped = connection.execute(
-            stamp.on_conflict_do_update(
-                index_elements=[writers.c.id], set_={"last_group": stamp.excluded.last_group}, where=newer
-            )
+        upsert = stamp.on_conflict_do_update(
+            index_elements=[writers.c.id], set_={"last_group": stamp.excluded.last_group}, where=newer
         )
-        return stamped.rowcount == 1
+        return connection.execute(upsert.returning(writers.c.last_group)).first() is not None
 
     def _remove_stamp(self) -> None:
         with self._storage.write.begin() as connection:

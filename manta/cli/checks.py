@@ -19,8 +19,8 @@ from typing import Any, Literal
 from manta import platform_process
 from manta.client import Client
 from manta.config import Settings, secret
-from manta.machine import GIB, available_memory
 from manta.errors import MantaError
+from manta.machine import GIB, available_memory
 
 PACKAGES = ("ray", "torch", "langchain", "lancedb", "sqlalchemy", "alembic", "ddgs", "pypdf")
 _PROBE_TIMEOUT_S = 120

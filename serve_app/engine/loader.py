@@ -58,7 +58,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device,
         layers=tuple(assembly.layer(index) for index in range(spec.layers)),
         norm=assembly.vector("model.norm.weight", spec.hidden),
         head=head,
-        rope=rope_table(spec, context, factors).to(dtype=dtype, device=device),
+        rope=rope_table(spec, context, factors).to(device),
     )
     return Transformer(spec, weights)
 
@@ -77,7 +77,8 @@ class _Assembly:
         return whole
 
     def vector(self, name: str, size: int) -> torch.Tensor:
-        whole = torch.empty(size, dtype=self.dtype, device=self.device)
+        """A norm's weights, always float32."""
+        whole = torch.empty(size, dtype=torch.float32, device=self.device)
         self._fill(whole, [(name, size)])
         return whole
 

@@ -23,6 +23,9 @@ class LanguageModel(Protocol):
     def forward(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor: ...
 
 
+_RESCORED = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Linear:
     weight: torch.Tensor
@@ -34,7 +37,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """`qkv` and `gate_up` are stacked, so that each is one product."""
+    """`qkv` and `gate_up` are stacked, so that each is one product. Norms are float32 in every model."""
 
     input_norm: torch.Tensor
     qkv: Linear
@@ -67,7 +70,11 @@ class _Step:
 
 
 class Transformer:
-    """A decoder-only model in evaluation. Not thread-safe; the engine's thread owns it."""
+    """A decoder-only model in evaluation. Not thread-safe; the engine's thread owns it.
+
+    With bfloat16 weights the sums between layers, norms and rotations stay in float32: they cost little, and
+    rounding there is what turns first choices.
+    """
 
     def __init__(self, spec: ModelSpec, weights: ModelWeights) -> None:
         self.spec = spec
@@ -80,13 +87,12 @@ class Transformer:
         """See LanguageModel. Rows of the result follow the order of the segments that want logits."""
         step = self._lay_out(segments)
         ids = [token for segment in segments for token in segment.tokens]
-        hidden = F.embedding(torch.tensor(ids, device=self.device), self.weights.embedding)
+        hidden = F.embedding(torch.tensor(ids, device=self.device), self.weights.embedding).float()
         for index, layer in enumerate(self.weights.layers):
             hidden = hidden + self._attend(layer, hidden, step, cache.keys[index], cache.values[index])
             gate, up = layer.gate_up(self._norm(hidden, layer.post_norm)).chunk(2, dim=-1)
             hidden = hidden + layer.down(F.silu(gate) * up)
-        last = self._norm(hidden[_wanted_rows(segments, self.device)], self.weights.norm)
-        return F.linear(last, self.weights.head).float()
+        return self._logits(hidden[_wanted_rows(segments, self.device)])
 
     def _lay_out(self, segments: Sequence[Segment]) -> _Step:
         positions = [p for segment in segments for p in range(segment.position, segment.end)]
@@ -100,8 +106,21 @@ class Transformer:
             masks=tuple(_causal_mask(segment, self.device) for segment in segments),
         )
 
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 logits. bfloat16 products tie among the best few, so those are computed again exactly."""
+        last = self._norm_exact(hidden, self.weights.norm)
+        logits = F.linear(last.to(self.dtype), self.weights.head).float()
+        if self.dtype == torch.float32:
+            return logits
+        best = logits.topk(min(_RESCORED, logits.shape[-1]), dim=-1).indices
+        exact = torch.einsum("nkh,nh->nk", self.weights.head[best].float(), last)
+        return logits.scatter_(1, best, exact)
+
     def _norm(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(rows, weight.shape, weight, self.spec.norm_eps)
+        return self._norm_exact(rows, weight).to(self.dtype)
+
+    def _norm_exact(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(rows.float(), weight.shape, weight, self.spec.norm_eps)
 
     def _attend(
         self, layer: LayerWeights, hidden: torch.Tensor, step: _Step, keys: torch.Tensor, values: torch.Tensor
@@ -112,10 +131,11 @@ class Transformer:
         turned = spec.heads + spec.kv_heads
         q, k, v = heads[:, : spec.heads], heads[:, spec.heads : turned], heads[:, turned:]
         if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
+            q, k = self._norm_exact(q, layer.q_norm), self._norm_exact(k, layer.k_norm)
             q, k = rotate(q, step.cos, step.sin), rotate(k, step.cos, step.sin)
+            q, k = q.to(self.dtype), k.to(self.dtype)
         else:
-            rotated = rotate(heads[:, :turned], step.cos, step.sin)
+            rotated = rotate(heads[:, :turned], step.cos, step.sin).to(self.dtype)
             q, k = rotated[:, : spec.heads], rotated[:, spec.heads :]
         keys.index_copy_(1, step.places, k.transpose(0, 1))
         values.index_copy_(1, step.places, v.transpose(0, 1))

@@ -39,10 +39,16 @@ class EngineModel:
         outputs: asyncio.Queue[EngineOutput] = asyncio.Queue()
         params = SamplingParams(max_tokens=request.max_tokens or 256, stop=request.stop)
         generation = GenerationRequest(f"g{next(self._ids)}", self._prompt(request.messages), params)
-        self._engine.submit(generation, lambda out: loop.call_soon_threadsafe(outputs.put_nowait, out) and None)
+        self._engine.submit(
+            generation, lambda out: loop.call_soon_threadsafe(outputs.put_nowait, out) and None
+        )
         while True:
             out = await outputs.get()
-            usage = Usage(out.input_tokens, out.output_tokens, out.cached_tokens, 1) if out.finish_reason else None
+            usage = (
+                Usage(out.input_tokens, out.output_tokens, out.cached_tokens, 1)
+                if out.finish_reason
+                else None
+            )
             yield ChatChunk(out.text, (), out.finish_reason, usage)
             if out.finish_reason:
                 return
@@ -99,7 +105,9 @@ class Bench:
         plan = await self.perform(Planner(AgentSetup("planner")), "plan", {"question": question})
         findings = [
             await self.perform(
-                Researcher(AgentSetup("research")), f"research[{i}]", {"question": q, "collection": collection}
+                Researcher(AgentSetup("research")),
+                f"research[{i}]",
+                {"question": q, "collection": collection},
             )
             for i, q in enumerate(plan["questions"])
         ]

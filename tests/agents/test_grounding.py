@@ -43,7 +43,7 @@ def test_faithful_sentences_stand_and_cite_their_passage(sentence: str, cited: s
     ("sentence", "reason"),
     [
         ("The harbour gate closes 60 minutes before high water.", "number 60"),
-        ("The harbour gate closes forty minutes after high water.", "after"),
+        ("The harbour gate closes 45 minutes after high water.", "after"),
         ("The harbour gate does not close 45 minutes before high water.", "negation"),
         ("The harbour gate is opened in a storm.", "negation"),
         ("Lower water levels increase the load on the pumps.", "increas"),

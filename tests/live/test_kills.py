@@ -40,7 +40,7 @@ def check(platform: LivePlatform, client: Client, run: str, in_flight: int = 0) 
 
 def wait_for_effects(platform: LivePlatform, client: Client, run: str) -> None:
     def begun() -> bool:
-        assert not (state := client.get(run)).over, state.error
+        assert not (state := client.get(run)).done, state.error
         return bool(platform.notes("tool", run))
 
     eventually(begun, "the first side effect")

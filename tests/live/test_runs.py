@@ -82,7 +82,7 @@ def test_tokens_are_streamed_while_a_step_runs(client: Client):
     for event in client.stream(run.id):
         if event.type == "token":
             if ended_before_first_token is None:
-                ended_before_first_token = client.get(run.id).finished
+                ended_before_first_token = client.get(run.id).done
             texts.append(event.data["text"])
     assert ended_before_first_token is False
     assert "word0" in "".join(texts)

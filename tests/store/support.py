@@ -16,6 +16,7 @@ from manta.messages import CallIntent, CallOutcome, CallScope, Usage
 TENANT = Tenant("acme")
 OTHER = Tenant("globex")
 STEP = StepKey("plan")
+_START_LIMIT_S = 90
 
 
 def a_run(**changes: Any) -> NewRun:
@@ -78,30 +79,42 @@ async def seqs(journal: Journal, run: RunId) -> list[int]:
 
 
 class Postgres:
-    """A real server in a folder; `database` makes a fresh, empty database and returns its URL."""
+    """A real server in a folder, reached by its socket."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
         self._names = (f"journal{n}" for n in itertools.count())
+        self._folder = str(server.get_postmaster_info().socket_dir)
 
     def database(self) -> str:
+        """The URL of a fresh, empty schema (a database for each would make every restart slow)."""
         name = next(self._names)
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return str(self._server.get_uri(name))
+            connection.execute(f"CREATE SCHEMA {name}")
+        return f"{self._server.get_uri()}&options=-csearch_path%3D{name}"
 
     @property
     def socket(self) -> str:
-        return str(next(Path(self._server.get_postmaster_info().socket_dir).glob(".s.PGSQL.*[0-9]")))
+        return f"{self._folder}/.s.PGSQL.5432"
 
     def stop(self) -> None:
         """As if the power went: no shutdown, no checkpoint."""
-        from pgserver._commands import pg_ctl
-
-        pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=self._server.pgdata, user=self._server.system_user)
+        self._control("-m", "immediate", "stop")
 
     def start(self) -> None:
+        log = str(self._server.log)
+        self._control("-o", '-h ""', "-o", f"-k {self._folder}", "-l", log, "start")
         self._server.ensure_postgres_running()
+
+    def _control(self, *arguments: str) -> None:
+        from pgserver._commands import pg_ctl
+
+        pg_ctl(
+            ["-w", *arguments],
+            pgdata=self._server.pgdata,
+            user=self._server.system_user,
+            timeout=_START_LIMIT_S,
+        )
 
 
 @contextlib.contextmanager

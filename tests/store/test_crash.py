@@ -127,9 +127,9 @@ async def test_a_server_that_stays_away_is_unavailable_until_it_is_back(postgres
 
 
 async def test_a_commit_whose_answer_was_lost_is_not_written_twice(postgres: Postgres):
-    database = postgres.database().partition("?")[0].rpartition("/")[2]
     proxy = LossyProxy(postgres.socket)
-    url = f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}"
+    options = postgres.database().rpartition("&")[2]
+    url = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres?{options}"
     journal = await Journal.open(url, SystemClock())
     run = await claimed(journal)
 

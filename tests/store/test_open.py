@@ -165,13 +165,7 @@ async def test_sqlite_is_set_up_to_flush_every_commit(clock: ManualClock, tmp_pa
 
 
 async def test_postgresql_is_set_up_to_flush_every_commit(clock: ManualClock, postgres: Postgres):
-    url = postgres.database()
-    engine = create_engine(normalise_url(url), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        database = connection.execute(text("SELECT current_database()")).scalar_one()
-        connection.execute(text(f"ALTER DATABASE {database} SET synchronous_commit = off"))
-    engine.dispose()
-    storage = open_storage(url)
+    storage = open_storage(f"{postgres.database()}%20-csynchronous_commit%3Doff")
     with storage.write.connect() as connection:
         assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
     storage.dispose()
