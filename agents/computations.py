@@ -10,13 +10,21 @@ from collections.abc import Sequence
 from agents.cost_at_load import load_cost
 from agents.phrases import amount, axis_name, measure_name, plain, span, title_name
 from agents.programs import CHART, Computation, Output, bar_chart, program
-from agents.table_profile import ColumnProfile, TableProfile, group_columns, label_columns, ranked, relevance
+from agents.table_profile import (
+    NAMED,
+    ColumnProfile,
+    TableProfile,
+    group_columns,
+    label_columns,
+    ranked,
+    relevance,
+)
 
 MAX_COMPUTATIONS = 4
 _NAMED = 5
 """Rows or groups a statement names; the table below it has them all."""
 _ABOUT_TIME = re.compile(
-    r"trend|over time|chang|grow|develop|since|per (?:day|month|year)|month|year|season|when", re.I
+    r"trend|over time|chang|grow|develop|since|per (?:day|month|year)|month|year|season", re.I
 )
 _ABOUT_BOTH = re.compile(r"relat|correl|depend|affect|influenc|impact|versus|\bvs\b|effect", re.I)
 _ABOUT_LEAST = re.compile(r"cheap|lowest|least|fewest|smallest|shortest|minimum|fastest time|worst", re.I)
@@ -30,13 +38,16 @@ def choose(question: str, table: TableProfile) -> list[Computation]:
     cost = load_cost(question, table, labels)
     if cost:
         chosen.append(cost)
-    dates = [column for column in table.columns if column.kind == "date"]
-    if measures and dates and (_ABOUT_TIME.search(question) or not (labels or groups)):
-        chosen.append(_trend(table, dates[0], measures[0]))
     if measures and groups:
         chosen.append(_groups(table, groups[0], measures[0], question))
-        if len(groups) > 1 and relevance(groups[1], question) >= 4:
+        if len(groups) > 1 and relevance(groups[1], question) >= NAMED:
             chosen.append(_groups(table, groups[1], measures[0], question))
+    dates = [column for column in table.columns if column.kind == "date"]
+    if measures and dates and (_ABOUT_TIME.search(question) or not (labels or groups)):
+        trend = _trend(table, dates[0], measures[0])
+        # A group that the question names goes first, a trend it asks for before a group it does not name.
+        named = bool(groups) and relevance(groups[0], question) >= NAMED
+        chosen.insert(len(chosen) if named else 0, trend)
     if len(measures) > 1 and table.rows >= 5 and _ABOUT_BOTH.search(question):
         chosen.append(_correlation(table, measures[0], measures[1]))
     if measures and labels and not cost:

@@ -72,7 +72,7 @@ def accepted(proposals: Iterable[str], question: str, own: Iterable[str]) -> lis
             and re.match(rf"(?:{_ASKING})\b", proposal, re.I)
             and len(proposal) <= 160
             and 2 <= len(stems) <= 14
-            and len(stems & asked) >= max(1, len(stems) // 3)
+            and len(stems & asked) >= max(2, (len(stems) + 1) // 2)
             and numbers(proposal) <= numbers(question)
         )
         if fits and not any(same(proposal, other, 0.75) for other in [*kept, question]):

@@ -126,7 +126,7 @@ def _parts(findings: Sequence[Finding], analyses: Sequence[Analysis]) -> list[tu
 def _answers(analysis: Analysis, question: str) -> bool:
     asked = set(content_stems(question))
     told = set(content_stems(" ".join([analysis.title, *(s.text for s in analysis.statements)])))
-    return len(asked & told) >= _ANSWERS * len(asked)
+    return len(asked & told) >= max(2, _ANSWERS * len(asked))
 
 
 _Place: TypeAlias = tuple[str, int, int]

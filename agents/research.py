@@ -24,7 +24,8 @@ from tools.toolbox import Tool, ToolContext
 
 SEARCHED = 12
 """Passages asked of a search; those that do not speak of the question are left out."""
-_SECOND_OPINION = 2
+_PASSAGES, _DOCUMENTS = 3, 2
+"""Passages and documents an answer should rest on where so many speak of the question."""
 WANTED = 5
 """Sentences a finding should have; quotations fill up to it."""
 _ANSWER_TOKENS = 110
@@ -112,15 +113,19 @@ class Researcher:
 
 
 def filled(question: str, kept: Sequence[Sentence], passages: Sequence[Passage]) -> list[Sentence]:
-    """The model's sentences that stand, with quotations where they are few or lean on one document alone."""
-    there = [sentence.text for sentence in kept]
-    quotes = quote(question, passages, max(0, WANTED - len(kept)), beside=there)
-    cited = {key for sentence in (*kept, *quotes) for key in sentence.citations}
-    documents = {passage.document for passage in passages if passage.id in cited}
-    if len(documents) == 1:
-        others = [passage for passage in passages if passage.document not in documents]
-        quotes += quote(question, others, _SECOND_OPINION, beside=[*there, *(q.text for q in quotes)])
-    return [*kept, *quotes]
+    """The model's sentences that stand, with quotations where they are few or lean on few passages."""
+    sentences = [*kept, *quote(question, passages, WANTED - len(kept), beside=[s.text for s in kept])]
+    while True:
+        cited = [passage for passage in passages if any(passage.id in s.citations for s in sentences)]
+        documents = {passage.document for passage in cited}
+        if len(cited) >= _PASSAGES and len(documents) >= _DOCUMENTS:
+            return sentences
+        fresh = [passage for passage in passages if passage not in cited]
+        elsewhere = [passage for passage in fresh if passage.document not in documents]
+        more = quote(question, elsewhere or fresh, 1, beside=[s.text for s in sentences])
+        if not more:
+            return sentences
+        sentences += more
 
 
 def _document_search(collection: str) -> Tool:

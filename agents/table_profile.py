@@ -142,13 +142,17 @@ def profile_from_json(file: str, data: Mapping[str, Any]) -> TableProfile:
     return TableProfile(file, int(data["rows"]), columns)
 
 
+NAMED = 4
+"""The relevance of a column that has one word of its name in the question."""
+
+
 def relevance(column: ColumnProfile, question: str) -> int:
-    """How strongly a question speaks of a column: its name's words count double, words of like meaning once."""
+    """How strongly a question speaks of a column: by its name's words, less by words of like meaning or its values."""
     asked = set(content_stems(question))
     named = set(content_stems(f"{column.words} {column.unit}"))
     alike = {like for word in named for like in _MEANING.get(word, ())} - named
     values = {word for value in column.values for word in content_stems(value)} - named - alike
-    return 4 * len(asked & named) + 2 * min(1, len(asked & alike)) + min(1, len(asked & values))
+    return NAMED * len(asked & named) + 2 * min(1, len(asked & alike)) + min(1, len(asked & values))
 
 
 def ranked(columns: list[ColumnProfile], question: str) -> list[ColumnProfile]:

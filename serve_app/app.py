@@ -242,4 +242,6 @@ def _documents(settings: Settings) -> Any:
         max_restarts=-1,
         max_concurrency=64,
         num_cpus=0.1,
+        # Its folder lies on this node.
+        scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
     ).remote(str(settings.home / "documents"), ServeEmbedder())

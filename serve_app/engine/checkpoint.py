@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -60,8 +59,9 @@ class GgufCheckpoint:
         inside = _gguf_name(name)
         if inside not in self.file.tensors:
             raise ModelLoadError(f"{self.file.path} has no tensor {inside}", fix=_FIX)
-        # A copy, because torch must not be handed a read-only view of the mapped file.
-        tensor = torch.from_numpy(np.array(self.file.read(inside)))
+        values = self.file.read(inside)
+        # What is not quantised comes as a read-only view of the mapped file, which torch must not be handed.
+        tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
         if self.spec.architecture in ("llama", "mistral") and ".self_attn." in name:
             if ".q_proj." in name:
                 return _rotate_halves(tensor, self.spec.heads)

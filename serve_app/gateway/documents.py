@@ -41,6 +41,12 @@ async def list_documents(collection: str, platform: PlatformDep) -> list[Any]:
     return list(to_json(await platform.documents.documents(collection)))
 
 
+@router.delete("/collections/{collection}/documents/{document:path}", status_code=204)
+async def delete_document(collection: str, document: str, platform: PlatformDep) -> Response:
+    await platform.documents.delete(collection, document)
+    return Response(status_code=204)
+
+
 @router.post("/collections/{collection}/search")
 async def search_documents(collection: str, body: DocumentSearch, platform: PlatformDep) -> list[Any]:
     return list(to_json(await platform.documents.search(collection, body.query, body.limit)))

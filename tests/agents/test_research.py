@@ -111,7 +111,9 @@ async def test_a_model_that_calls_tools_searches_itself_and_is_checked_alike(tmp
     model = ScriptedModel(
         [
             ScriptedStep(None, "", (ToolCall("c1", "search_documents", {"query": "harbour pumps"}),)),
-            ScriptedStep(None, "Each pump moves 300 litres per second. Each pump costs 900 euros."),
+            ScriptedStep(
+                None, "Each pump moves 300 litres per second. Each pump costs the harbour 900 euros a year."
+            ),
         ],
         abilities=("tools",),
     )
@@ -148,7 +150,7 @@ def test_web_passages_are_verbatim_and_named_by_their_address() -> None:
 def test_rare_words_of_the_question_decide_what_is_relevant() -> None:
     passages = Shelf().passages
     score = Relevance(QUESTION, passages)
-    assert score.of(TEXTS["gates.md"]) > score.of(TEXTS["pumps.md"]) > score.of(TEXTS["bread.md"])
+    assert score.of(TEXTS["gates.md"]) >= score.of(TEXTS["pumps.md"]) > score.of(TEXTS["bread.md"])
     assert score.of(TEXTS["bread.md"]) < RELEVANT
     assert "p-bread.md" not in {p.id for p in relevant(QUESTION, passages)}
 

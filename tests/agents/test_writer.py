@@ -29,6 +29,7 @@ GATE = Passage("a", "gates.md", 10, 63, "The harbour gate closes 45 minutes befo
 PUMP = Passage("b", "pumps.md", 0, 38, "Each pump moves 300 litres per second.")
 CHART = ArtifactRef("pumps-1.png", "0" * 64, 10, "image/png")
 QUESTION = "When does the harbour gate close, and what do the pumps cost?"
+PUMP_AGAIN = Passage("b2", PUMP.document, PUMP.start, PUMP.end, PUMP.text)
 FINDINGS = [
     Finding(
         "When does the harbour gate close?",
@@ -36,13 +37,11 @@ FINDINGS = [
         (GATE, PUMP),
         (DroppedSentence("The gate is green.", "only 40% of its words are together in a passage"),),
     ),
-    Finding("How fast are pumps?", (Sentence(PUMP.text, ("b2",), "quoted"),), (Passage("b2", *_place),))
-    if (_place := (PUMP.document, PUMP.start, PUMP.end, PUMP.text))
-    else Finding(""),
+    Finding("How fast are pumps?", (Sentence(PUMP.text, ("b2",), "quoted"),), (PUMP_AGAIN,)),
 ]
 ANALYSIS = Analysis(
     "Price by pump",
-    (Sentence("North costs €120.00.", (), "computed"),),
+    (Sentence("The pump called North costs €120.00.", (), "computed"),),
     'print(\'{"rows": [{"label": "North", "price": 120}]}\')',
     '{"rows": [{"label": "North", "price": 120}]}',
     ("pumps.csv",),
@@ -89,12 +88,14 @@ async def test_the_report_has_answer_sources_analysis_and_what_was_dropped(tmp_p
 
 
 async def test_an_opening_may_use_computed_statements_and_no_other_number(tmp_path: Path) -> None:
-    model = ScriptedModel([ScriptedStep(None, "North costs €120.00. North costs €121.00.")])
+    model = ScriptedModel(
+        [ScriptedStep(None, "The pump called North costs €120.00. The pump called North costs €121.00.")]
+    )
     written = await write(
         tmp_path, model, {"question": QUESTION, "findings": FINDINGS[:1], "analysis": {"results": [ANALYSIS]}}
     )
     texts = [(s["text"], s["origin"]) for s in written["report"]["answer"]]
-    assert ("North costs €120.00.", "computed") in texts
+    assert ("The pump called North costs €120.00.", "computed") in texts
     assert not any("121" in text for text, _ in texts)
 
 

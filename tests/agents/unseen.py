@@ -40,6 +40,12 @@ from bars. In winter the honey bees of a top-bar hive cluster at one end and mov
 Thick walls keep the winter cluster warm with less honey. Damp is worse for honey bees in winter than cold,
 because wet bees in the cluster lose their heat.
 """,
+        "keeping.md": """# Keeping bees through winter
+
+Honey bees break the winter cluster on mild days to fly out and clean themselves. A keeper who opens the hive in
+winter breaks the cluster and costs the bees warmth and honey. Mice are kept out by a narrow entrance, and the
+weight of the hive tells how much honey is left for the winter cluster.
+""",
         "dances.txt": """The waggle dance tells other bees where flowers are. The angle of the dance to the vertical
 is the angle to the sun. A longer dance means a longer flight.""",
     },
@@ -77,6 +83,12 @@ Substations feed the overhead wire every two kilometres. A reversible substation
 braking trams recover to the city grid. Without it, energy from braking is lost when no other tram is near.
 
 Sand is strewn before the wheels when rails are slippery in autumn.
+""",
+        "stores.md": """# Stores of energy
+
+Supercapacitors on trams recover about a third of the energy of braking. A flywheel beside the line can recover
+energy from several trams that are braking at once, but its bearings need care. Batteries recover braking energy
+more slowly than supercapacitors and wear out sooner.
 """,
         "fares.md": """# Fares
 
@@ -117,6 +129,12 @@ Scratches at the edge of window glass are where a break under heat begins.
 A deep frame keeps the edge of the glass cold and raises the stress in the sun. Blinds close behind a window
 reflect heat into the glass, and partial shade makes some of the pane hot while the rest stays cold. Polished
 edges make glass break less often under heat.
+""",
+        "choice.md": """# Choosing glass
+
+Toughened glass does not break under heat in a window, but it cannot be cut afterwards. Wired window glass breaks
+under heat at a small difference, because the wire expands in another way than the glass, yet the wire holds the
+pieces together in a fire.
 """,
         "history.md": """# History
 

@@ -59,6 +59,8 @@ class PlatformDouble:
         self.port = port
         self.in_flight = 0
         self.most_in_flight = 0
+        self.gather = 0
+        """No wait is answered before so many of them were there at once."""
 
     @property
     def url(self) -> str:
@@ -243,7 +245,7 @@ class PlatformDouble:
         self.in_flight += 1
         self.most_in_flight = max(self.in_flight, self.most_in_flight)
         try:
-            while run.status == "pending":
+            while run.status == "pending" or self.most_in_flight < self.gather:
                 await asyncio.sleep(0.005)
             await asyncio.sleep(0.005)
         finally:

@@ -143,6 +143,7 @@ def test_the_key_depends_on_graph_line_and_tries():
 
 def test_no_more_runs_at_once_than_asked_for(platform: PlatformDouble, tmp_path: Path):
     tasks = write_tasks(tmp_path, *({"input": {"n": n}} for n in range(12)))
+    platform.gather = 3
     assert run(platform, tasks, concurrency=3) == 0
     assert platform.most_in_flight == 3
 

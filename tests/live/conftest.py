@@ -73,7 +73,9 @@ def eventually(condition: Callable[[], object], what: str, patience_s: float = P
         time.sleep(0.1)
 
 
-def make_platform(folder: Path, extra: Mapping[str, object], environment: Mapping[str, str] | None = None) -> LivePlatform:
+def make_platform(
+    folder: Path, extra: Mapping[str, object], environment: Mapping[str, str] | None = None
+) -> LivePlatform:
     """Settings and folders of a platform that is not started yet."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "manta.yaml"

@@ -66,7 +66,9 @@ def test_the_coordinator_dies_in_mid_run(platform: LivePlatform, client: Client,
     run = begin(client, tmp_path / "gate")
     wait_for_effects(platform, client, run)
     seen = []
-    watcher = threading.Thread(target=lambda: seen.extend(event.seq for event in client.stream(run) if event.seq))
+    watcher = threading.Thread(
+        target=lambda: seen.extend(event.seq for event in client.stream(run) if event.seq)
+    )
     watcher.start()
     kill(platform.processes("ray::CoordinatorActor")[0])
     (tmp_path / "gate").touch()

@@ -13,6 +13,8 @@ from manta.errors import Conflict, IdempotencyConflict, InvalidInput, NotFound, 
 from manta.wire import Run
 from tests.live.conftest import LivePlatform, eventually
 
+CAPITAL = "What is the capital of France?"
+PARIS = "The capital of France is Paris."
 PROTOCOL_FIELDS = {"run_id", "agent_id", "status", "metadata", "input", "created_at", "updated_at"}
 
 
@@ -35,7 +37,10 @@ def test_create_then_wait(platform: LivePlatform):
     assert waited["run"]["status"] == "success"
     assert waited["values"] == {"output": [{"greeting": "hello a"}, {"greeting": "hello b"}]}
     shown = httpx.get(f"{platform.url}/runs/{run_id}").json()
-    assert [(step["key"], step["state"]) for step in shown["steps"]] == [("greet[0]", "done"), ("greet[1]", "done")]
+    assert [(step["key"], step["state"]) for step in shown["steps"]] == [
+        ("greet[0]", "done"),
+        ("greet[1]", "done"),
+    ]
     found = httpx.post(f"{platform.url}/runs/search", json={"metadata": {"team": "x"}}).json()
     assert run_id in [run["run_id"] for run in found]
 
@@ -64,13 +69,17 @@ def test_a_stream_shows_every_event_and_resumes_behind_any(platform: LivePlatfor
     assert ids == list(range(1, len(ids) + 1))
     assert whole[0]["event"] == "metadata"
     assert whole[-1]["event"] == "end"
-    assert json.loads(next(f["data"] for f in whole if f["event"] == "values"))["output"][0] == {"greeting": "hello a"}
+    assert json.loads(next(f["data"] for f in whole if f["event"] == "values"))["output"][0] == {
+        "greeting": "hello a"
+    }
     for last in (1, len(ids) // 2, len(ids) - 1):
         rest = _frames(platform, run_id, {"Last-Event-ID": str(last)})
         assert [int(frame["id"]) for frame in rest if "id" in frame] == ids[last:]
 
 
-def _frames(platform: LivePlatform, run_id: str, headers: dict[str, str] | None = None) -> list[dict[str, str]]:
+def _frames(
+    platform: LivePlatform, run_id: str, headers: dict[str, str] | None = None
+) -> list[dict[str, str]]:
     text = httpx.get(f"{platform.url}/runs/{run_id}/stream", headers=headers, timeout=60).text
     blocks = [block for block in text.split("\n\n") if block and not block.startswith(":")]
     return [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
@@ -105,8 +114,12 @@ def _running(platform: LivePlatform, model: str) -> int:
 
 
 def test_a_client_that_leaves_a_waiting_run_can_cancel_it(platform: LivePlatform, client: Client):
-    body = {"agent_id": "talk", "input": {"say": "x", "calls": 1, "tokens": 100_000}, "on_disconnect": "cancel",
-            "metadata": {"who": "leaver"}}
+    body = {
+        "agent_id": "talk",
+        "input": {"say": "x", "calls": 1, "tokens": 100_000},
+        "on_disconnect": "cancel",
+        "metadata": {"who": "leaver"},
+    }
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{platform.url}/runs/wait", json=body, timeout=3)
     run = next(run for run in client.list() if run.metadata == {"who": "leaver"})
@@ -130,7 +143,12 @@ def test_refusals_say_why(platform: LivePlatform, client: Client):
         client.get(str(uuid.uuid4()))
     with pytest.raises(PlatformError, match="manta up"):
         Client("http://127.0.0.1:9").get("x")
-    assert httpx.post(f"{platform.url}/runs", content="{", headers={"content-type": "application/json"}).status_code == 422
+    assert (
+        httpx.post(
+            f"{platform.url}/runs", content="{", headers={"content-type": "application/json"}
+        ).status_code
+        == 422
+    )
     assert httpx.post(f"{platform.url}/runs", content="{}").status_code == 415
     assert httpx.get(f"{platform.url}/nope").json()["code"] == "not_found"
 
@@ -144,10 +162,11 @@ async def test_the_async_client_runs_streams_and_lists(platform: LivePlatform):
         assert kinds[-1] == "run_done"
         listed: list[Run] = list(await client.list(limit=3))
         assert len(listed) == 3
-        assert "capital" not in await client.chat("Say hello.")
+        assert (await client.chat(CAPITAL, model="smollm2", temperature=0)).text == PARIS
 
 
 def test_the_client_chats_with_the_real_model(client: Client):
-    assert "Paris" in client.chat("What is the capital of France?", model="smollm2")
-    pieces = list(client.chat("What is the capital of France?", model="smollm2", stream=True))
+    assert client.chat(CAPITAL, model="smollm2", temperature=0).text == PARIS
+    pieces = list(client.chat(CAPITAL, model="smollm2", stream=True, temperature=0))
     assert len(pieces) > 1
+    assert "".join(pieces) == PARIS

@@ -33,7 +33,8 @@ def test_load_brings_a_second_replica_and_its_end_takes_it_away(platform: LivePl
             eventually(lambda: len(replicas(platform, "scaling")) == 2, "a second replica")
             served = [replica["served"] for replica in replicas(platform, "scaling")]
             eventually(
-                lambda: all(r["served"] > 0 for r in replicas(platform, "scaling")), f"both serving, {served} so far"
+                lambda: all(r["served"] > 0 for r in replicas(platform, "scaling")),
+                f"both serving, {served} so far",
             )
         finally:
             ended.set()

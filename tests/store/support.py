@@ -125,7 +125,9 @@ def postgres_server() -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(prefix="manta-pg-") as folder:
         Path(folder).chmod(0o755)
         server = pgserver.get_server(folder, cleanup_mode="stop")
+        postgres = Postgres(server)
         try:
-            yield Postgres(server)
+            yield postgres
         finally:
+            postgres.stop()
             server.cleanup()

@@ -1,0 +1,78 @@
+"""Settings: where values come from, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from manta.config import Settings, load_settings, secret
+from manta.errors import InvalidConfig
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "manta.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_need_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(None, {})
+    assert settings.default_model == "smollm2"
+    assert settings.address == "http://127.0.0.1:8000"
+    assert not settings.ships_code
+    assert settings.journal_url.startswith("sqlite:///")
+
+
+def test_the_command_line_beats_the_environment_beats_the_file(tmp_path: Path):
+    path = write(tmp_path, "server: {port: 1001}\nhome: /from/file\n")
+    environment = {"MANTA_PORT": "1002", "MANTA_HOME": str(tmp_path / "env")}
+    settings = load_settings(path, environment, {"server.port": 1003})
+    assert settings.server.port == 1003
+    assert settings.home == tmp_path / "env"
+    assert load_settings(path, {}).server.port == 1001
+
+
+def test_one_agent_or_model_keeps_the_others(tmp_path: Path):
+    settings = load_settings(
+        write(tmp_path, "agents: {mine: {use: 'a:b'}}\nmodels: {m: {backend: sleep}}"), {}
+    )
+    assert {"planner", "research", "analyst", "writer", "mine"} <= settings.agents.keys()
+    assert settings.models.keys() == {"smollm2", "m"}
+    assert settings.ships_code
+    assert settings.project == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("serverr: {}", "serverr: Extra inputs"),
+        ("server: {port: 99999}", "server.port"),
+        ("default_model: none", "'none' is not among models"),
+        ("models: {m: {backend: remote}}", "needs base_url"),
+        ("models: {m: {replicas: {min: 3, max: 2}}}", "replicas.max"),
+        ("agents: {a: {use: nothing}}", "agents.a.use"),
+        ("- a list", "must hold a mapping"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_place(tmp_path: Path, text: str, cause: str):
+    with pytest.raises(InvalidConfig) as refused:
+        load_settings(write(tmp_path, text), {})
+    assert cause in str(refused.value)
+    assert refused.value.fix
+
+
+def test_a_named_file_must_exist(tmp_path: Path):
+    with pytest.raises(InvalidConfig, match="cannot read"):
+        load_settings(tmp_path / "none.yaml", {})
+
+
+def test_a_missing_key_names_its_variable():
+    with pytest.raises(InvalidConfig, match="SOME_KEY is not set"):
+        secret("SOME_KEY", {})
+    assert secret("SOME_KEY", {"SOME_KEY": "k"}) == "k"
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().default_model = "x"  # type: ignore[misc]
