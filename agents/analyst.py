@@ -15,8 +15,8 @@ from typing import Any
 from agents.base import AgentSetup
 from agents.catalog import choose_strategy
 from agents.computations import choose
-from agents.prompting import load_prompt
 from agents.programs import CHART, Computation, profile_program
+from agents.prompting import load_prompt
 from agents.run_python import PythonRunner, failure, made_files
 from agents.sentences import clean, identifiers, numbers, split_sentences
 from agents.table_profile import TableProfile, profile_from_json

@@ -52,10 +52,13 @@ def bars(
 
 def line(path: str, title: str, dates: Sequence[str], values: Sequence[float], *, axis: str) -> None:
     """A line over ISO dates in order, its last point marked with the value."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, datestr2num
+    from matplotlib import dates as calendar
+
+    # Untyped in matplotlib's own annotations.
+    untyped: Any = calendar
 
     figure, axes = _canvas(3.6)
-    days = [float(day) for day in datestr2num(list(dates))]
+    days = [float(day) for day in untyped.datestr2num(list(dates))]
     axes.plot(
         days, values, color=_FILL, linewidth=2, marker="o", markersize=4 if len(days) < 40 else 0, zorder=3
     )
@@ -67,9 +70,9 @@ def line(path: str, title: str, dates: Sequence[str], values: Sequence[float], *
         color=_INK,
         fontsize=9.5,
     )
-    locator = AutoDateLocator(minticks=3, maxticks=8)
+    locator = untyped.AutoDateLocator(minticks=3, maxticks=8)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(untyped.ConciseDateFormatter(locator))
     axes.set_ylabel(fill(axis, 30), color=_SOFT)
     axes.margins(x=0.08)
     axes.grid(axis="y", color=_GRID, linewidth=0.8, zorder=0)

@@ -72,14 +72,15 @@ result = {{"count": len(rows), "rows": rows}}
         if not rows:
             return []
         first, last = ("lowest", "highest") if ascending else ("highest", "lowest")
+        values = [span(row, "", measure.sign, measure.measured_in) for row in rows]
         told = [
-            f"{rows[0]['label']} has the {first} {measure_name(measure)} ({span(rows[0], '', measure.sign, measure.unit)}), "
-            f"{rows[-1]['label']} the {last} ({span(rows[-1], '', measure.sign, measure.unit)})."
+            f"{rows[0]['label']} has the {first} {measure_name(measure)} ({values[0]}), "
+            f"{rows[-1]['label']} the {last} ({values[-1]})."
         ]
         if len(rows) > 2:
             between = ", ".join(
-                f"{row['label']} ({span(row, '', measure.sign, measure.unit)})"
-                for row in rows[1 : _NAMED - 1][: len(rows) - 2]
+                f"{row['label']} ({value})"
+                for row, value in list(zip(rows, values, strict=True))[1 : min(_NAMED, len(rows)) - 1]
             )
             told.append(f"After the first come {between}.")
         return told
@@ -210,14 +211,10 @@ result = {{"count": len(pairs), "r": None if r is None else round(r, 2)}}
 
 
 def _summary(table: TableProfile) -> Computation:
-    code = f"""result = {{"file": {table.file!r}, **describe(table)}}\n"""
+    code = f"""result = {{"file": {table.file!r}, "width": len(table.columns), **describe(table)}}\n"""
 
     def tell(output: Output) -> list[str]:
-        told = [
-            f"{table.file} has {plain(output['rows'])} rows and these columns: "
-            + ", ".join(f"{c['name']} ({c['kind']})" for c in output["columns"])
-            + "."
-        ]
+        told = [f"{table.file} has {plain(output['rows'])} rows and {plain(output['width'])} columns."]
         for column in output["columns"]:
             if column["kind"] in ("number", "range"):
                 profile = next(c for c in table.columns if c.name == column["name"])

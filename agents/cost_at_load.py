@@ -82,7 +82,7 @@ def _cost_by_time(
 ) -> Computation:
     name, length = horizon
     code = f"""
-# {load.number:g} {load.work}s every {load.seconds} s; instances are paid by {price.seconds} s, the {name} has {length} s.
+# {load.number:g} {load.work}s every {load.seconds} s; paid by {price.seconds} s, one {name} being {length} s.
 rows = []
 for i, price in enumerate(table[{price.column.name!r}]):
     row = {{"label": label(i)}}

@@ -10,6 +10,7 @@ is dropped. It errs on the side of dropping, because quotations can always take 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from agents.sentences import (
     clean,
@@ -61,7 +62,8 @@ _CLAUSE = re.compile(
 )
 _OPPOSITES = (
     ("increas", "decreas"), ("add", "remov"), ("rais", "lower"), ("up", "down"), ("upscal", "downscal"),
-    ("minimum", "maximum"), ("min", "max"), ("reduc", "increas"), ("reduc", "rais"), ("befor", "after"), ("more", "less"), ("abov", "below"),
+    ("minimum", "maximum"), ("min", "max"), ("reduc", "increas"), ("reduc", "rais"),
+    ("befor", "after"), ("more", "less"), ("abov", "below"),
     ("high", "low"), ("high", "lower"), ("start", "stop"), ("enabl", "disabl"), ("alway", "never"),
     ("fast", "slow"), ("first", "last"), ("open", "close"), ("least", "most"),
     ("grow", "shrink"), ("ris", "fall"), ("slow", "quick"), ("gain", "lose"), ("import", "export"), ("allow", "forbid"),
@@ -134,7 +136,8 @@ def _dangles(sentence: str, verdict: Verdict, before: Verdict | None) -> bool:
 
 
 def _unfit(sentence: str, prompts: Sequence[str]) -> str:
-    if any(same(sentence, line, 0.95) for line in prompts if len(content_stems(line)) >= 3):
+    said = set(content_stems(sentence))
+    if any(len(said - set(content_stems(line))) <= 0.05 * len(said) for line in prompts):
         return "repeats the question or the prompt"
     return "" if is_prose(sentence) and not sentence.endswith("?") else "is not a complete sentence of prose"
 
@@ -203,7 +206,7 @@ def _same_polarity(sentence: str, window: str) -> bool:
 
 def _pairs(claimed: Sequence[str], there: Sequence[Sequence[str]]) -> float:
     """The share of a claim's neighbouring words that stand in this order, near each other, in one sentence."""
-    pairs = list(zip(claimed, claimed[1:], strict=False))
+    pairs = list(pairwise(claimed))
     if not pairs:
         return 1.0
     near = {(a, b) for one in there for i, a in enumerate(one) for b in one[i + 1 : i + 1 + NEAR]}

@@ -1,4 +1,4 @@
-"""How numbers, ranges and columns read in a statement. No rounding happens here: a statement repeats what was printed."""
+"""How numbers, ranges and columns read in a statement. No rounding here: a statement repeats what was printed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,13 +20,12 @@ def title_name(column: ColumnProfile) -> str:
 
 
 def axis_name(column: ColumnProfile) -> str:
-    return (
-        f"{column.words} ({column.unit})" if column.unit and column.unit not in column.words else column.words
-    )
+    unit = column.sign or column.measured_in
+    return f"{column.words} ({unit})" if unit else column.words
 
 
 def amount(number: float, column: ColumnProfile) -> str:
-    return money(number, column.sign) if column.sign else f"{plain(number)}{unit_behind(column.unit)}"
+    return money(number, column.sign) if column.sign else f"{plain(number)}{unit_behind(column.measured_in)}"
 
 
 def span(row: Mapping[str, Any], name: str, sign: str, unit: str = "") -> str:
@@ -40,7 +39,7 @@ def span(row: Mapping[str, Any], name: str, sign: str, unit: str = "") -> str:
 
 
 def unit_behind(unit: str) -> str:
-    return f" {unit}" if unit else ""
+    return "" if not unit else unit if unit == "%" else f" {unit}"
 
 
 def money(number: float, sign: str) -> str:

@@ -79,8 +79,9 @@ def _table(output: str) -> list[str]:
         printed = json.loads(output)
     except ValueError:
         return []
-    rows = next((v for v in printed.values() if _are_rows(v)), []) if isinstance(printed, dict) else []
-    rows = [{k: v for k, v in row.items() if not isinstance(v, list | dict) and v != ""} for row in rows]
+    values = printed.values() if isinstance(printed, dict) else []
+    found: list[dict[str, Any]] = next((value for value in values if _are_rows(value)), [])
+    rows = [{k: v for k, v in row.items() if not isinstance(v, list | dict) and v != ""} for row in found]
     if not rows:
         return []
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -125,8 +126,8 @@ def _source(citation: Citation) -> str:
 def _checks(report: Report) -> str:
     count = Counter(sentence.origin for sentence in report.answer)
     lines = [
-        f"- {_many(len(report.answer), 'sentence')} in the answer: {count['model']} written by the model and supported by "
-        f"a passage it read, {count['quoted']} quoted, {count['computed']} computed by code that ran.",
+        f"- {_many(len(report.answer), 'sentence')} in the answer: {count['model']} written by the model and "
+        f"supported by a passage it read, {count['quoted']} quoted, {count['computed']} computed by code that ran.",
         f"- {_many(len(report.dropped), 'sentence')} of the model left out because nothing that was read supports "
         f"{'it' if len(report.dropped) == 1 else 'them'} (listed with reasons in report.json).",
         "- The check compares words, numbers, names and negation with the passages; it does not understand them.",

@@ -84,4 +84,5 @@ def failure(result: Mapping[str, Any]) -> str:
     """Why a run failed, in one line."""
     if result["limit"]:
         return f"the code reached its {result['limit']} limit"
-    return (result["stderr"].strip().splitlines() or ["the code failed without a word"])[-1]
+    stderr = str(result["stderr"])
+    return (stderr.strip().splitlines() or ["the code failed without a word"])[-1]

@@ -49,6 +49,45 @@ _SCALES = {
     "b": 1e9,
     "billion": 1e9,
 }
+_UNITS = frozenset(
+    [
+        "kg",
+        "g",
+        "mg",
+        "t",
+        "l",
+        "ml",
+        "km",
+        "m",
+        "cm",
+        "mm",
+        "s",
+        "sec",
+        "seconds",
+        "ms",
+        "min",
+        "minutes",
+        "h",
+        "hours",
+        "days",
+        "w",
+        "kw",
+        "kwh",
+        "mwh",
+        "gb",
+        "mb",
+        "tb",
+        "c",
+        "celsius",
+        "k",
+        "pct",
+        "percent",
+        "%",
+        "usd",
+        "eur",
+        "gbp",
+    ]
+)
 _SAME_MEANING = (
     "cost price usd eur gbp dollar euro expense spend fee cheap expensive afford",
     "speed throughput fast slow rate performance",
@@ -85,8 +124,30 @@ class ColumnProfile:
 
     @property
     def words(self) -> str:
-        """The name as people would write it."""
-        return " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.name.replace("_", " ")).split())
+        """The name as people would write it, without the unit at its end."""
+        return self.spelled.rpartition(" ")[0] if self._unit_in_name else self.spelled
+
+    @property
+    def spelled(self) -> str:
+        """The whole name in words."""
+        spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.name.replace("_", " "))
+        return " ".join(spaced.split())
+
+    @property
+    def measured_in(self) -> str:
+        """The unit of its values, by their cells or the end of the column's name; empty when there is none."""
+        return self.unit or self._unit_in_name
+
+    @property
+    def _unit_in_name(self) -> str:
+        last = (self.spelled.split() or [""])[-1].strip("()[]")
+        known = self.is_measure and len(self.spelled.split()) > 1 and last.lower() in _UNITS
+        # What follows "per" is half a unit: it stays in the name.
+        return (
+            last
+            if known and not _PER_WORK.search(self.spelled) and not _PER_TIME.search(self.spelled)
+            else ""
+        )
 
     @property
     def sign(self) -> str:
@@ -149,7 +210,7 @@ NAMED = 4
 def relevance(column: ColumnProfile, question: str) -> int:
     """How strongly a question speaks of a column: by its name's words, less by words of like meaning or its values."""
     asked = set(content_stems(question))
-    named = set(content_stems(f"{column.words} {column.unit}"))
+    named = set(content_stems(f"{column.spelled} {column.unit}"))
     alike = {like for word in named for like in _MEANING.get(word, ())} - named
     values = {word for value in column.values for word in content_stems(value)} - named - alike
     return NAMED * len(asked & named) + 2 * min(1, len(asked & alike)) + min(1, len(asked & values))
@@ -193,7 +254,7 @@ def horizon_in(question: str, default: str = "hour") -> tuple[str, int]:
 
 
 def throughput_of(column: ColumnProfile) -> Throughput | None:
-    text = f"{column.words} {column.unit}".lower()
+    text = f"{column.spelled} {column.unit}".lower()
     if not column.is_measure or column.currency or re.search(r"usd|eur|gbp|[$€£]|price|cost|fee", text):
         return None
     short = next((word for word in text.split() if word in _SHORT_RATES), None)
@@ -204,7 +265,7 @@ def throughput_of(column: ColumnProfile) -> Throughput | None:
 
 
 def price_of(column: ColumnProfile) -> Price | None:
-    text = f"{column.words} {column.unit}".lower()
+    text = f"{column.spelled} {column.unit}".lower()
     if not column.is_measure or not (column.currency or _MONEY.search(text)):
         return None
     match = _PER_WORK.search(text)

@@ -107,6 +107,9 @@ class SafetensorsCheckpoint:
         with open_safetensors(single) as file:
             return dict.fromkeys(file.keys(), single.name)
 
+    def names(self) -> list[str]:
+        return sorted(self._where)
+
     def has(self, name: str) -> bool:
         return name in self._where
 

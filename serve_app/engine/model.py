@@ -91,7 +91,7 @@ class Transformer:
         for index, layer in enumerate(self.weights.layers):
             hidden = hidden + self._attend(layer, hidden, step, cache.keys[index], cache.values[index])
             gate, up = layer.gate_up(self._norm(hidden, layer.post_norm)).chunk(2, dim=-1)
-            hidden = hidden + layer.down(F.silu(gate) * up)
+            hidden = hidden + layer.down((F.silu(gate.float()) * up).to(self.dtype))
         return self._logits(hidden[_wanted_rows(segments, self.device)])
 
     def _lay_out(self, segments: Sequence[Segment]) -> _Step:

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import re
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +121,3 @@ class Bench:
 
 def flat(text: str) -> str:
     return re.sub(r"\s+", " ", text)
-
-
-__all__ = ["Bench", "EngineEmbedder", "EngineModel", "flat", "replace"]

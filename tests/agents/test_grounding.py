@@ -106,7 +106,7 @@ def test_a_number_that_no_passage_has_is_never_supported(number: int, sentence: 
         assert not judge(claim, READ, Rules(3, 0.0, 0.0)).supported
 
 
-_words = st.sampled_from(sorted(set((TIDES + " " + PUMPS).split())) + ["dragons", "17", "never", "not"])
+_words = st.sampled_from([*sorted(set(f"{TIDES} {PUMPS}".split())), "dragons", "17", "never", "not"])
 
 
 @given(st.lists(st.lists(_words, min_size=1, max_size=14).map(" ".join), max_size=6))

@@ -147,7 +147,7 @@ async def test_an_unseen_set_gives_a_report_that_holds(made: tuple[UnseenSet, di
 
 
 async def test_its_numbers_can_be_computed_again(made: tuple[UnseenSet, dict[str, Any], Bench]) -> None:
-    unseen, written, bench = made
+    unseen, written, _ = made
     rows = list(csv.DictReader(unseen.table.splitlines()))
     outputs = [json.loads(a["output"]) for a in written["report"]["analysis"]]
     groups = next(output["groups"] for output in outputs if "groups" in output)

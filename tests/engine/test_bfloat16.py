@@ -65,6 +65,7 @@ def test_small_model_in_bfloat16_is_close(small_folder: Path, one_thread: None) 
     assert agreement(forced_choices(rough, prompts, forced), answers) >= 0.85 * 12 * 8
 
 
+@pytest.mark.timeout(900)
 def test_smollm2_agrees_at_least_as_often_as_transformers(
     smol_path: Path, smol_reference: torch.nn.Module, smol_prompts: list[tuple[int, ...]]
 ) -> None:

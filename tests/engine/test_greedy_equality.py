@@ -32,6 +32,7 @@ def _compare(engine: Engine, prompts: list[tuple[int, ...]], expected: list[list
     return staggered
 
 
+@pytest.mark.timeout(900)
 def test_smollm2(
     smol_loaded: Engine, smol_reference: torch.nn.Module, smol_prompts: list[tuple[int, ...]]
 ) -> None:

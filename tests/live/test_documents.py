@@ -15,7 +15,7 @@ def test_a_document_is_added_found_and_taken_away(client: Client, tmp_path: Path
     note.write_text("# Tides\n\nThe moon pulls the sea, and so the water rises twice a day.\n")
     added = client.add_document("notes", note)
     assert added.passages >= 1
-    assert client.add_document("notes", note).unchanged
+    assert client.add_document("notes", note) == added
     found = client.search_documents("notes", "why does the water rise?")
     assert found[0].document == "tides.md"
     assert note.read_text()[found[0].start : found[0].end] == found[0].text

@@ -25,7 +25,15 @@ def test_the_example_runs_as_its_readme_says(tmp_path: Path):
         up = manta("up", cwd=example, environment=environment)
         assert up.returncode == 0, up.stdout + up.stderr
         ran = manta(
-            "run", "--graph", "slogans", "--input", asked, "--out", str(tmp_path / "out"), cwd=example, environment=environment
+            "run",
+            "--graph",
+            "slogans",
+            "--input",
+            asked,
+            "--out",
+            str(tmp_path / "out"),
+            cwd=example,
+            environment=environment,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
     finally:
@@ -34,7 +42,11 @@ def test_the_example_runs_as_its_readme_says(tmp_path: Path):
     output = json.loads((tmp_path / "out/output.json").read_text())
     assert [slogan["topic"] for slogan in output["slogans"]] == ["a bakery", "a night train"]
     words = " ".join(slogan["slogan"] for slogan in output["slogans"]).split()
-    assert output["words"]["output"] == len(words) if isinstance(output["words"], dict) else output["words"] == len(words)
+    assert (
+        output["words"]["output"] == len(words)
+        if isinstance(output["words"], dict)
+        else output["words"] == len(words)
+    )
     assert len(words) > 3
 
 
