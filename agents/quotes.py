@@ -16,7 +16,8 @@ RELEVANT = 0.4
 """Least share of the question's weight that a passage must carry before it is quoted: below it the passage has
 the common words of the question and not those that make it special."""
 _SHARED_BY, _SHARED_WORDS, _SHARED_WEIGHT = 4, 8, 0.25
-_PER_PASSAGE = 2
+_PER_PASSAGE = 3
+_AROUND = 0.6
 _LEANING = 0.5
 """Taken off a sentence that points back ("This class ..."): alone in a report it says little."""
 _RANK_CONSTANT = 10
@@ -102,11 +103,14 @@ def quote(
     candidates: list[tuple[float, int, Sentence]] = []
     for rank, passage in enumerate(passages):
         whole = score.with_shared(passage.text)
-        for place, raw in enumerate(split_sentences(passage.text)):
-            text = clean(raw)
+        texts = [clean(raw) for raw in split_sentences(passage.text)]
+        own = [score.with_shared(text) for text in texts]
+        for place, text in enumerate(texts):
             if is_prose(text) and not text.endswith("?"):
-                # A passage found first and a sentence that opens it count for something: it states the topic.
-                value = score.with_shared(text) + 0.3 * whole + 0.25 / (1 + rank) + 0.1 / (1 + place)
+                # What stands between two sentences on the question is on it too, in whatever words; a passage
+                # found first and a sentence that opens it count for something: they state the topic.
+                around = sum(own[max(0, place - 1) : place] + own[place + 1 : place + 2]) / 2
+                value = own[place] + _AROUND * around + 0.3 * whole + 0.25 / (1 + rank) + 0.1 / (1 + place)
                 value -= _LEANING if leans(text) else 0.0
                 candidates.append((value, rank, Sentence(text, (passage.id,), "quoted")))
     chosen: list[Sentence] = []

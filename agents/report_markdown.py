@@ -116,7 +116,10 @@ def _cell(value: Any) -> str:
 
 
 def _source(citation: Citation) -> str:
-    quote = " ".join(citation.text.split())
+    # Headings and list marks of the source would read as noise in one line; report.json has the text as it is.
+    quote = " ".join(
+        re.sub(r"^\s*(?:#{1,6}|[-*+])\s+", "", citation.text.replace("``", "`"), flags=re.M).split()
+    )
     quote = quote if len(quote) <= _QUOTED else quote[:_QUOTED].rsplit(" ", 1)[0] + " …"
     where = f"characters {citation.start}–{citation.end}"
     name = f"<{citation.document}>" if citation.source == "web" else f"`{citation.document}`"
@@ -146,11 +149,11 @@ def _many(count: int, thing: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Text from documents and data must not become markup of the report."""
-    return (
-        re.sub(
-            r"([*\[\]`]|^[#>+-]|(?<!\w)_|_(?!\w))", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;")
-        )
-        if text
-        else ""
-    )
+    """Text from documents and data must not become markup of the report; its code spans stay as they are."""
+    pieces = re.split(r"(`[^`\n]+`)", text)
+    return "".join(piece if place % 2 else _plain(piece) for place, piece in enumerate(pieces))
+
+
+def _plain(text: str) -> str:
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([*\[\]`]|^[#>+-]|(?<!\w)_|_(?!\w))", r"\\\1", text)

@@ -49,45 +49,11 @@ _SCALES = {
     "b": 1e9,
     "billion": 1e9,
 }
-_UNITS = frozenset(
-    [
-        "kg",
-        "g",
-        "mg",
-        "t",
-        "l",
-        "ml",
-        "km",
-        "m",
-        "cm",
-        "mm",
-        "s",
-        "sec",
-        "seconds",
-        "ms",
-        "min",
-        "minutes",
-        "h",
-        "hours",
-        "days",
-        "w",
-        "kw",
-        "kwh",
-        "mwh",
-        "gb",
-        "mb",
-        "tb",
-        "c",
-        "celsius",
-        "k",
-        "pct",
-        "percent",
-        "%",
-        "usd",
-        "eur",
-        "gbp",
-    ]
+_UNIT_NAMES = (
+    "kg g mg t l ml km m cm mm s sec seconds ms min minutes h hours days w kw kwh mwh gb mb tb c celsius k pct "
+    "percent % usd eur gbp"
 )
+_UNITS = frozenset(_UNIT_NAMES.split())
 _SAME_MEANING = (
     "cost price usd eur gbp dollar euro expense spend fee cheap expensive afford",
     "speed throughput fast slow rate performance",

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from manta.errors import InvalidConfig
 
 SETTINGS_FILE = "manta.yaml"
+EMBEDDED = "embedded"
+"""The `source` of a model or embedder whose weights come with the installation."""
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 
@@ -50,7 +52,7 @@ class ModelSettings(Section):
     `langchain` any vendor through `init_chat_model`, `sleep` is the timing stand-in of load tests."""
 
     backend: Literal["torch", "remote", "langchain", "sleep"] = "torch"
-    source: str = "embedded"
+    source: str = EMBEDDED
     """torch: `embedded`, a `.gguf` file or a Hugging Face folder. langchain: `provider:model`."""
     base_url: str = ""
     model: str = ""
@@ -71,7 +73,7 @@ class ModelSettings(Section):
 
 
 class EmbedderSettings(Section):
-    source: str = "embedded"
+    source: str = EMBEDDED
     threads: int = Field(0, ge=0)
     max_batch: int = Field(32, ge=1)
     replicas: ReplicaSettings = ReplicaSettings(num_cpus=0.2)

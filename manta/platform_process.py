@@ -8,6 +8,7 @@ also finds what outlived a supervisor that was killed.
 import errno
 import fcntl
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -30,6 +31,8 @@ STOP_TIMEOUT_S = 30.0
 LEAST_MEMORY = 2 * GIB
 """Bytes without which a platform of our own is not started: Ray would kill its workers one by one."""
 _POLL_S = 0.05
+# A MantaError as one line: code, cause, and in brackets the fix.
+_TOLD = re.compile(r"([a-z_]+): (.*?)(?: \(([^()]*(?:\([^()]*\)[^()]*)*)\))?")
 # Start times come from a clock that may be corrected a little between two readings.
 _SAME_START_S = 2.0
 
@@ -231,18 +234,13 @@ def _until_ready(
         for progress in tail.lines():
             on_progress(progress)
             if progress.state == "failed":
-                failed = failed or f"{progress.component}: {progress.detail}"
+                failed = failed or progress.detail
             if progress.component == "platform" and progress.state == "ready":
                 return _described(home)
             if progress.component == "platform" and progress.state == "failed":
                 alive = False
         if not alive:
-            cause = failed or last_line(log_file(home)) or "it wrote nothing"
-            raise PlatformError(
-                f"the platform did not start: {cause}",
-                fix=f"see {log_file(home)}, or: manta doctor",
-                code="start_failed",
-            )
+            raise _start_failure(home, failed)
         if time.monotonic() > deadline:
             raise PlatformError(
                 f"the platform is not ready in time; last: {tail.last or 'nothing'}",
@@ -250,6 +248,17 @@ def _until_ready(
                 code="start_timeout",
             )
         time.sleep(_POLL_S)
+
+
+def _start_failure(home: Path, told: str) -> PlatformError:
+    """What the failed component said, as the error it was there; else the log's last line."""
+    look = f"see {log_file(home)}, or: manta doctor"
+    coded = _TOLD.fullmatch(told)
+    if coded:
+        code, cause, fix = coded.groups()
+        return PlatformError(f"the platform did not start: {cause}", fix=fix or look, code=code)
+    cause = told or last_line(log_file(home)) or "it wrote nothing"
+    return PlatformError(f"the platform did not start: {cause}", fix=look, code="start_failed")
 
 
 def _described(home: Path) -> PlatformInfo:

@@ -1,6 +1,7 @@
 """`python -m serve_app up`: the platform's own process. `manta up` starts it and watches it come up."""
 
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,19 +70,16 @@ def ray_environment(settings: Settings) -> dict[str, str]:
     own = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_DEDUP_LOGS": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if not settings.ray.address:
-        own |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file(settings.home))}
+        own |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(make_token(settings.home))}
     return own
 
 
-def token_file(home: Path) -> Path:
-    """The cluster's token, made on first use; readable by its owner alone."""
-    import secrets
-
+def make_token(home: Path) -> Path:
+    """The token of our own Ray, made on first use; readable by its owner alone."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = home / "ray_token"
     if not path.exists():

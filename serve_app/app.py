@@ -20,7 +20,7 @@ from agents.actor import COORDINATOR
 from coordinator.actor import GROUPS, CoordinatorActor
 from coordinator.ray_runtime import RayRuntime, member_names
 from manta.config import Settings, load_settings
-from manta.errors import MantaError, ModelLoadError, PlatformError
+from manta.errors import MantaError, PlatformError
 from manta.graph import Graph
 from serve_app.composition import Composition
 from serve_app.gateway.app import gateway_application
@@ -58,7 +58,6 @@ def deploy(settings: Settings, report: Report = _silent) -> None:
     """
     composition = Composition(settings)
     graphs = composition.graphs()
-    check_model_files(settings)
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": settings.server.host, "port": settings.server.port, "request_timeout_s": None},
@@ -75,9 +74,9 @@ def build(arguments: dict[str, str] | None = None) -> serve.Application:
     config = (arguments or {}).get("config")
     settings = load_settings(Path(config) if config else None)
     composition = Composition(settings)
-    check_model_files(settings)
+    composition.check()
     _start_backstage(composition, composition.graphs())
-    serve.run_many(_model_targets(settings), wait_for_applications_running=False)
+    serve.run_many(_model_targets(composition), wait_for_applications_running=False)
     return gateway_application(composition.platform, settings.log_level)
 
 
@@ -88,17 +87,6 @@ def undeploy(settings: Settings) -> None:
     for name in (COORDINATOR, DOCUMENTS_ACTOR, *member_names(settings.agents)):
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(name, namespace=NAMESPACE))
-
-
-def check_model_files(settings: Settings) -> None:
-    """Raises ModelLoadError for a checkpoint that is not there, before anything is started."""
-    for name, model in settings.models.items():
-        if model.backend == "torch" and model.source != "embedded":
-            path = settings.project / Path(model.source).expanduser()
-            if not path.exists():
-                raise ModelLoadError(
-                    f"model {name}: there is no file {path}", fix=f"check models.{name}.source"
-                )
 
 
 def _start_backstage(composition: Composition, graphs: Mapping[str, Graph]) -> list[_Part]:
@@ -116,17 +104,18 @@ def _start_backstage(composition: Composition, graphs: Mapping[str, Graph]) -> l
 
 def _start_applications(settings: Settings, composition: Composition) -> list[_Part]:
     gateway = RunTarget(gateway_application(composition.platform, settings.log_level), GATEWAY_APP, "/")
-    serve.run_many([*_model_targets(settings), gateway], wait_for_applications_running=False)
+    serve.run_many([*_model_targets(composition), gateway], wait_for_applications_running=False)
     statuses = _Statuses()
     names = {f"model {name}": model_app(name) for name in settings.models}
     names |= {"embedder": EMBEDDER_APP, "gateway": GATEWAY_APP}
     return [_Part(part, lambda app=app: statuses.running(app)) for part, app in names.items()]  # type: ignore[misc]
 
 
-def _model_targets(settings: Settings) -> list[RunTarget]:
+def _model_targets(composition: Composition) -> list[RunTarget]:
+    settings = composition.settings
     targets = [
-        RunTarget(model_application(name, model, settings.log_level), model_app(name), None)
-        for name, model in settings.models.items()
+        RunTarget(model_application(name, composition.model(name), settings.log_level), model_app(name), None)
+        for name in settings.models
     ]
     embedder = embedder_application(settings.embedder, settings.log_level)
     return [*targets, RunTarget(embedder, EMBEDDER_APP, None)]
@@ -243,5 +232,7 @@ def _documents(settings: Settings) -> Any:
         max_concurrency=64,
         num_cpus=0.1,
         # Its folder lies on this node.
-        scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+        scheduling_strategy=NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        ),
     ).remote(str(settings.home / "documents"), ServeEmbedder())

@@ -9,13 +9,14 @@ from agents.actor import Hosting, RemoteCallLog, TokenRelay, coordinator_link
 from agents.context import LocalArtifacts
 from agents.host import HostParts
 from manta.clock import SystemClock
-from manta.config import Settings
-from manta.errors import InvalidConfig
+from manta.config import EMBEDDED, ModelSettings, Settings
+from manta.errors import InvalidConfig, ModelLoadError
 from manta.graph import Graph, Names, check_names, load_graph
 from serve_app.gateway.deps import Platform
 from serve_app.models.handles import ServeEmbedder, ServeModels
 from tools.actor import RemoteDocuments
 
+OUR_PACKAGES = ("agents", "coordinator", "manta", "serve_app", "tools")
 READY_GRAPHS = Path(coordinator.__file__).parent / "graphs"
 
 
@@ -85,25 +86,45 @@ class Composition:
     def names(self) -> Names:
         return Names(frozenset(self.settings.agents), frozenset(self.settings.tools))
 
+    def check(self) -> None:
+        """What can be known to be wrong before anything is started.
 
+        Raises:
+            InvalidGraph, InvalidConfig, ModelLoadError: the first thing that is.
+        """
+        self.graphs()
+        self.shipped_folder()
+        for name in self.settings.models:
+            self.model(name)
 
-OUR_PACKAGES = ("agents", "coordinator", "manta", "serve_app", "tools")
+    def model(self, name: str) -> ModelSettings:
+        """A model's settings with its checkpoint's path made whole: replicas run elsewhere than here."""
+        model = self.settings.models[name]
+        if model.backend != "torch" or model.source == EMBEDDED:
+            return model
+        path = self.settings.project / Path(model.source).expanduser()
+        if not path.exists():
+            raise ModelLoadError(f"model {name}: there is no file {path}", fix=f"check models.{name}.source")
+        return model.model_copy(update={"source": str(path)})
 
+    def shipped_folder(self) -> dict[str, Any]:
+        """The runtime environment that ships the folder of `manta.yaml`, when it names code of the user's own.
 
-def shipped_folder(settings: Settings) -> dict[str, Any]:
-    """The runtime environment that ships the folder of `manta.yaml`, when it names code of the user's own.
+        Ray takes a folder at the level of its job only, so every worker gets it.
 
-    Ray takes a folder at the level of its job only, so every worker gets it.
-
-    Raises:
-        InvalidConfig: the folder has a package that would hide one of Manta's.
-    """
-    own_code = bool(settings.tools) or any(agent.use for agent in settings.agents.values())
-    if not (settings.ships_code and own_code):
-        return {}
-    root = Path(coordinator.__file__).parent.parent
-    for name in OUR_PACKAGES:
-        if settings.project != root and list(settings.project.glob(f"{name}/__init__.py")):
-            cause = f"{settings.project}/{name} would hide Manta's package {name!r} in the workers"
-            raise InvalidConfig(cause, fix="rename it")
-    return {"working_dir": str(settings.project), "excludes": [".git", ".venv", "out", "home", "**/__pycache__"]}
+        Raises:
+            InvalidConfig: the folder has a package that would hide one of Manta's.
+        """
+        settings = self.settings
+        own_code = bool(settings.tools) or any(agent.use for agent in settings.agents.values())
+        if not (settings.ships_code and own_code):
+            return {}
+        root = Path(coordinator.__file__).parent.parent
+        for name in OUR_PACKAGES:
+            if settings.project != root and list(settings.project.glob(f"{name}/__init__.py")):
+                cause = f"{settings.project}/{name} would hide Manta's package {name!r} in the workers"
+                raise InvalidConfig(cause, fix="rename it")
+        return {
+            "working_dir": str(settings.project),
+            "excludes": [".git", ".venv", "out", "home", "**/__pycache__"],
+        }

@@ -123,7 +123,9 @@ def check_graph(client: Client, graph: str) -> None:
     names = sorted(g.name for g in client.graphs())
     if graph not in names:
         raise NotFound(
-            f"there is no graph {graph!r}; there are: {', '.join(names) or 'none'}", fix="check --graph"
+            f"there is no graph {graph!r}; there are: {', '.join(names) or 'none'}",
+            fix="check --graph",
+            code="unknown_graph",
         )
 
 

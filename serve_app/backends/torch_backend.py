@@ -7,14 +7,13 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
-from manta.config import ModelSettings
+from manta.config import EMBEDDED, ModelSettings
 from manta.errors import ContextLengthExceeded, InvalidInput, ModelError, RunCancelled
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo, Usage
 from serve_app.engine.engine import Engine
 from serve_app.engine.types import EngineConfig, EngineOutput, GenerationRequest, SamplingParams
 from serve_app.engine.weights import embedded_llm_path
 
-EMBEDDED = "embedded"
 DEFAULT_MAX_TOKENS = 512
 
 

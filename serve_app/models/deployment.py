@@ -8,7 +8,7 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
-from manta.config import EmbedderSettings, ModelSettings, ReplicaSettings
+from manta.config import EMBEDDED, EmbedderSettings, ModelSettings, ReplicaSettings
 from manta.errors import ModelError
 from manta.faults import note_side_effect, reach
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo
@@ -61,7 +61,7 @@ class EmbedderDeployment:
         from serve_app.engine.embeddings import SentenceEmbedder
         from serve_app.engine.weights import embedded_embedder_path
 
-        path = embedded_embedder_path() if settings.source == "embedded" else Path(settings.source)
+        path = embedded_embedder_path() if settings.source == EMBEDDED else Path(settings.source)
         self._embedder = SentenceEmbedder.load(path, threads=settings.threads)
         self.embed_batch.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
 

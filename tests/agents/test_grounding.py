@@ -92,7 +92,7 @@ def test_marks_lists_and_links_of_the_model_are_taken_off() -> None:
     grounded = ground(text, READ, echoes=["What are spring tides?"])
     assert [s.text for s in grounded.kept] == ["Spring tides occur twice each lunar month."]
     assert grounded.kept[0].citations == ("tides",)
-    assert [d.reason for d in grounded.dropped] == ["is not a complete sentence of prose"]
+    assert [d.reason for d in grounded.dropped] == ["repeats the question or the prompt"]
 
 
 def test_nothing_is_supported_when_nothing_was_read() -> None:
