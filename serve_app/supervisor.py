@@ -47,12 +47,14 @@ class Supervisor:
 
     def run(self) -> None:
         """Raises MantaError when the platform cannot start; startup.jsonl has named the part."""
+        self._refuse_a_second()
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self._home / "startup.jsonl").write_text("")
+        with self._reported("platform"):
+            self._check()
         _exit_on(signal.SIGTERM, signal.SIGINT)
         try:
             with self._reported("platform"):
-                self._check()
                 with self._reported("ray"):
                     self._start_ray()
                 self._report("ray", "ready")
@@ -63,12 +65,15 @@ class Supervisor:
         finally:
             self._shut_down()
 
-    def _check(self) -> None:
-        """What can be known to be wrong before anything is started."""
+    def _refuse_a_second(self) -> None:
+        """Before anything of the home is touched: it is the other's."""
         other = running(self._home)
         if other is not None:
             cause = f"a platform runs already, process {other.pid}"
             raise PlatformError(cause, fix="`manta down` stops it", code="already_running")
+
+    def _check(self) -> None:
+        """What can be known to be wrong before anything is started."""
         check_port(self._settings.server.host, self._settings.server.port)
         Composition(self._settings).check()
 

@@ -108,6 +108,7 @@ class _Assembler:
 
 
 async def _server_sent(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    """The data of each event. Raises RemoteModelError when the stream ends without its `[DONE]`."""
     async for line in response.aiter_lines():
         if not line.startswith("data:"):
             continue
@@ -121,6 +122,7 @@ async def _server_sent(response: httpx.Response) -> AsyncIterator[dict[str, Any]
                 "the server sent a chunk that is not JSON", fix="is it OpenAI-compatible?"
             ) from None
         yield data
+    raise RemoteModelError("the server broke off its answer", fix="try again")
 
 
 def _refusal(name: str, response: httpx.Response) -> ModelError:

@@ -73,21 +73,19 @@ def eventually(condition: Callable[[], object], what: str, patience_s: float = P
         time.sleep(0.1)
 
 
-def make_platform(
-    folder: Path, extra: Mapping[str, object], environment: Mapping[str, str] | None = None
-) -> LivePlatform:
+def make_platform(folder: Path, extra: Mapping[str, object], port: int = 0) -> LivePlatform:
     """Settings and folders of a platform that is not started yet."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "manta.yaml"
     config.write_text(yaml.safe_dump({"home": str(folder / "home"), "ray": {"dashboard_port": 0}, **extra}))
-    settings = load_settings(config, {}, {"server.port": free_port()})
+    settings = load_settings(config, {}, {"server.port": port or free_port()})
     return LivePlatform(settings, config, folder / "ledger.jsonl")
 
 
 def bring_up(platform: LivePlatform, **environment: str) -> None:
     """Start it with a ledger; the environment is the supervisor's and so every worker's."""
     saved = dict(os.environ)
-    os.environ.update({"MANTA_LEDGER": str(platform.ledger), **environment})
+    os.environ.update({"MANTA_LEDGER": str(platform.ledger), "VENDOR_KEY": "any", **environment})
     try:
         start(platform.settings, config=platform.config)
     except PlatformError as error:
@@ -114,15 +112,33 @@ SCALING = {
 ON_GPUS = {"backend": "sleep", "replicas": {"min": 2, "max": 2, "num_cpus": 0.05, "num_gpus": 1}}
 
 
+def _elsewhere(url: str) -> dict[str, object]:
+    """Models of another server, and one where none listens."""
+    replicas = {"num_cpus": 0.02}
+    return {
+        "remote": {"backend": "remote", "base_url": url, "model": "smollm2", "replicas": replicas},
+        "nowhere": {"backend": "remote", "base_url": "http://127.0.0.1:9/v1", "replicas": replicas},
+        "vendor": {
+            "backend": "langchain",
+            "source": "openai:smollm2",
+            "base_url": url,
+            "api_key_env": "VENDOR_KEY",
+            "replicas": replicas,
+        },
+    }
+
+
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]:
     folder = tmp_path_factory.mktemp("platform")
     own = ROOT / "tests/live/own"
     for name in ("probes.py", *(path.name for path in own.glob("*.yaml"))):
         (folder / name).write_text((own / name).read_text())
+    port = free_port()
+    itself = f"http://127.0.0.1:{port}/v1"
     extra = {
         "ray": {"dashboard_port": 0, "num_gpus": 2, "num_cpus": 4},
-        "models": {"slow": SLOW, "scaling": SCALING, "on-gpus": ON_GPUS},
+        "models": {"slow": SLOW, "scaling": SCALING, "on-gpus": ON_GPUS, **_elsewhere(itself)},
         "agents": {
             "talker": {"use": "probes:talker", "model": "slow"},
             "writer-of-notes": {"use": "probes:noter"},
@@ -131,7 +147,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]
         "tools": {"note": "probes:note"},
         "graphs": {path.stem: path.name for path in own.glob("*.yaml")},
     }
-    made = make_platform(folder, extra)
+    made = make_platform(folder, extra, port)
     bring_up(made)
     try:
         yield made

@@ -136,6 +136,6 @@ def test_down_leaves_no_process(own_platform: LivePlatform):
     family = psutil.Process(info.pid).children(recursive=True)
     assert family
     assert stop(own_platform.home)
-    gone, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     assert running(own_platform.home) is None

@@ -1,0 +1,116 @@
+"""Tables of keys and fields say what the code has: nothing is missing, nothing is made up, defaults are right."""
+
+import json
+import re
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from agents.grounding import PLAIN, STRICT
+from agents.report import SCHEMA_FILE
+from manta.config import Section, Settings
+from manta.graph import Graph, Retry, Step
+from tests.docs.pages import ROOT, bare, tables
+
+CONFIGURATION = ROOT / "docs/configuration.md"
+
+
+def settings_keys() -> dict[str, Any]:
+    """Every key with its default, as `models.NAME.backend`; a kind of section is opened where it comes first."""
+    return dict(_keys(Settings, "", set()))
+
+
+def _keys(kind: type[Section], prefix: str, opened: set[type]) -> Iterator[tuple[str, Any]]:
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        named = typing.get_origin(inner) is dict and _is_section(typing.get_args(inner)[1])
+        section = typing.get_args(inner)[1] if named else inner
+        key = f"{prefix}{name}"
+        if not _is_section(section):
+            yield key, field.get_default(call_default_factory=True)
+        elif section in opened:
+            # Described before; what is worth saying is where its defaults differ.
+            yield key, _differing(field.default, section())
+        else:
+            opened.add(section)
+            yield from _keys(section, f"{key}.NAME." if named else f"{key}.", opened)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def _differing(value: BaseModel, usual: BaseModel) -> dict[str, Any]:
+    return {k: v for k, v in value.model_dump().items() if v != usual.model_dump()[k]}
+
+
+def documented_keys() -> dict[str, str]:
+    rows = [row for table in tables(CONFIGURATION, "Key") for row in table]
+    keys = [bare(row[0]) for row in rows]
+    assert len(keys) == len(set(keys)), "a key is there twice"
+    return {bare(row[0]): bare(row[1]) for row in rows}
+
+
+def test_every_key_is_documented_and_no_other():
+    assert documented_keys().keys() == settings_keys().keys()
+
+
+@pytest.mark.parametrize("key", sorted(settings_keys()))
+def test_a_default_is_the_default(key: str):
+    default = settings_keys()[key]
+    plain = json.loads(json.dumps(default, default=str))
+    told = documented_keys()[key]
+    assert (told if isinstance(plain, str) and told != '""' else yaml.safe_load(told)) == plain
+
+
+def test_the_variables_are_those_that_are_read():
+    source = (ROOT / "manta/config.py").read_text()
+    assert set(re.findall(r"MANTA_\w+", CONFIGURATION.read_text())) == set(re.findall(r"MANTA_\w+", source))
+
+
+def test_the_built_in_agents_are_named():
+    text = CONFIGURATION.read_text()
+    for name, pool in Settings().agents.items():
+        assert f"`{name}`" in text
+        assert pool.size == 1 or f"`{name}` (`size: {pool.size}`)" in text
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "first"), [(0, Graph, "Field"), (1, Step, "Field"), (0, Retry, "Field of `retry`")]
+)
+def test_fields_of_graphs(number: int, kind: type[BaseModel], first: str):
+    rows = tables(ROOT / "docs/graphs.md", first)[number]
+    assert [bare(row[0]) for row in rows] == list(_in_table_order(kind, rows))
+    for row in rows:
+        default = kind.model_fields[bare(row[0])].default
+        if row[1].startswith("`") and default is not None:
+            assert yaml.safe_load(bare(row[1])) == json.loads(json.dumps(default))
+
+
+def _in_table_order(kind: type[BaseModel], rows: list[list[str]]) -> Iterator[str]:
+    """The model's fields in the order of the table, then those it lacks."""
+    told = [bare(row[0]) for row in rows]
+    yield from (name for name in told if name in kind.model_fields)
+    yield from (name for name in kind.model_fields if name not in told)
+
+
+def test_fields_of_the_report():
+    schema = json.loads(SCHEMA_FILE.read_text())
+    page = ROOT / "docs/report.md"
+    told = {bare(row[0]): row[1] for row in tables(page, "Field")[0]}
+    assert told.keys() == schema["properties"].keys()
+    for field, part in (("citations", "citation"), ("analysis", "analysis"), ("answer", "sentence")):
+        for name in schema["$defs"][part]["required"]:
+            assert f"`{name}`" in told[field]
+    origins = [bare(row[0]) for row in tables(page, "`origin`")[0]]
+    assert origins == schema["$defs"]["sentence"]["properties"]["origin"]["enum"]
+
+
+def test_the_rules_of_grounding():
+    rows = {bare(row[0]): row[2:] for row in tables(ROOT / "docs/report.md", "Rules")[0]}
+    for name, rules in (("STRICT", STRICT), ("PLAIN", PLAIN)):
+        assert [float(cell) for cell in rows[name]] == [rules.window, rules.coverage, rules.pairs]
