@@ -173,6 +173,10 @@ def _compare(sentence: str, window: str, rules: Rules) -> tuple[float, str]:
     names = sorted(name for name in identifiers(sentence) - identifiers(window) if name not in window.lower())
     if names:
         return coverage, f"the name {names[0]} is in no passage beside these words"
+    # A near copy that swaps one name for another of the passage then has that one too often.
+    swapped = [name for name in identifiers(sentence) if _count(name, sentence) > _count(name, window)]
+    if swapped:
+        return coverage, f"has the name {min(swapped)} more often than the passage"
     if coverage < rules.coverage:
         absent = next(word for word in claimed if word not in present)
         return coverage, f"only {coverage:.0%} of its words are together in a passage (not '{absent}')"
@@ -180,6 +184,10 @@ def _compare(sentence: str, window: str, rules: Rules) -> tuple[float, str]:
     if pairs < rules.pairs:
         return coverage, f"joins words of a passage in another way ({pairs:.0%} of its pairs are there)"
     return (coverage + pairs) / 2, _contradiction(sentence, window)
+
+
+def _count(name: str, text: str) -> int:
+    return text.lower().count(name)
 
 
 def _contradiction(sentence: str, window: str) -> str:

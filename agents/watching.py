@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manta.messages import Task
+from manta.messages import Task, Usage
 from manta.protocols import AgentContext, Artifacts, ChatModel, Documents
 
 
@@ -42,6 +42,10 @@ class WatchingContext:
     @property
     def workdir(self) -> Path:
         return self._inner.workdir
+
+    @property
+    def usage(self) -> Usage:
+        return self._inner.usage
 
     async def call_tool(
         self,

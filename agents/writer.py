@@ -20,7 +20,6 @@ from manta.messages import (
     Finding,
     Passage,
     Sentence,
-    Usage,
     from_json,
     to_json,
 )
@@ -32,8 +31,9 @@ _COMPUTED = "computed:"
 
 
 class Writer:
-    """Input `{question, findings, analysis, usage?}`; output `{"report", "markdown", "artifacts"}`.
+    """Input `{question, findings, analysis}`; output `{"report", "markdown", "artifacts"}`.
 
+    The report's usage is the run's: that of the steps before, and of the writer's own call.
     `findings` may hold nulls (sub-questions that failed under a quorum); `analysis` may be null.
     """
 
@@ -55,7 +55,7 @@ class Writer:
             analyses,
             summary=opening.kept,
             dropped=(*dropped, *opening.dropped),
-            usage=from_json(Usage, given.get("usage") or {}),
+            usage=context.task.spent + context.usage,
         )
         charts = {ref.name: ref for analysis in analyses for ref in analysis.charts}
         return {

@@ -56,6 +56,7 @@ class RunExecutor:
     _executions: dict[StepKey, Execution] = field(default_factory=dict)
     _running: dict[asyncio.Task[_Ended], StepKey] = field(default_factory=dict)
     _cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    _spent: Usage = field(default_factory=Usage)
 
     def cancel(self) -> None:
         """End the run as interrupted; the flag is already in the journal."""
@@ -65,6 +66,7 @@ class RunExecutor:
         graph = parse_graph(self.record.graph, f"run {self.record.id}")
         steps = await self.journal.steps(self.record.id)
         self._executions = {step.key: _as_execution(step) for step in steps}
+        self._spent = sum((step.usage for step in steps if step.state == "done"), Usage())
         await self._announce(graph, resumed=bool(steps))
         if self.record.cancel_requested:
             self._cancelled.set()
@@ -187,7 +189,7 @@ class RunExecutor:
             if start.step.tool
             else {}
         )
-        return Task(scope, agent, start.input, hints=hints, options=options)
+        return Task(scope, agent, start.input, hints=hints, options=options, spent=self._spent)
 
     def _seconds_allowed(self, step: Step) -> float:
         if self.record.deadline is None:
@@ -216,6 +218,7 @@ class RunExecutor:
         start, result, step = ended.start, ended.result, ended.start.step
         state: scheduler.State = "done" if result.error is None else "failed"
         self._note(start, state, ended.attempt, result)
+        self._spent += result.usage
         change = StepChange(
             start.key,
             StepId(step.id),

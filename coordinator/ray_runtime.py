@@ -97,7 +97,8 @@ class RayRuntime:
         await asyncio.gather(*(handle.ping.remote() for handle in handles))
 
     def _least_busy(self, agent: str, size: int) -> str:
-        return min((f"{agent}-{index}" for index in range(size)), key=lambda member: (member in self._lost, self._busy[member]))
+        members = (f"{agent}-{index}" for index in range(size))
+        return min(members, key=lambda member: (member in self._lost, self._busy[member]))
 
     async def _actor(self, member: str, agent: str, settings: AgentSettings) -> Any:
         if member not in self._handles:

@@ -64,8 +64,9 @@ class ModelSettings(Section):
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     device: str = "auto"
     threads: int = Field(0, ge=0)
+    """torch: threads of one replica; 0 is every core it may use."""
     max_batch: int = Field(16, ge=1)
-    kv_tokens: int = Field(16384, ge=64)
+    kv_tokens: int = Field(8192, ge=64)
     timeout_s: float = Field(120, gt=0)
     step_s: tuple[float, float] = (0.02, 0.001)
     """sleep: seconds of one engine step, as constant and per sequence in the batch."""

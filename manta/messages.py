@@ -204,7 +204,7 @@ class Analysis:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One step execution handed to an agent pool."""
+    """One step execution handed to an agent pool. `spent` is what the run's finished steps have used."""
 
     scope: CallScope
     agent: str
@@ -212,6 +212,7 @@ class Task:
     model: str = ""
     hints: CallHints = CallHints()
     options: dict[str, Any] = field(default_factory=dict)
+    spent: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from manta.messages import (
     RecordedCall,
     Task,
     TaskResult,
+    Usage,
 )
 
 
@@ -93,6 +94,11 @@ class AgentContext(Protocol):
     @property
     def workdir(self) -> Path:
         """A scratch folder, removed after the task."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """What this task has used so far."""
         ...
 
     async def call_tool(

@@ -50,11 +50,10 @@ class Supervisor:
         self._refuse_a_second()
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self._home / "startup.jsonl").write_text("")
-        with self._reported("platform"):
-            self._check()
         _exit_on(signal.SIGTERM, signal.SIGINT)
         try:
             with self._reported("platform"):
+                self._check()
                 with self._reported("ray"):
                     self._start_ray()
                 self._report("ray", "ready")

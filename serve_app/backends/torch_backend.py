@@ -1,6 +1,7 @@
 """Our own engine in the replica's process: bridges its thread to the replica's event loop."""
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -29,7 +30,7 @@ class TorchBackend:
         config = EngineConfig(
             dtype=settings.dtype,
             device=settings.device,
-            threads=settings.threads,
+            threads=settings.threads or usable_cores(),
             max_batch=settings.max_batch,
             kv_tokens=settings.kv_tokens,
             context_window=settings.context_window,
@@ -89,6 +90,11 @@ class TorchBackend:
     def stats(self) -> dict[str, Any]:
         stats = self.engine.stats()
         return {name: getattr(stats, name) for name in stats.__slots__}
+
+
+def usable_cores() -> int:
+    """Ray would leave a replica with a fraction of a CPU one thread, whatever else the machine does."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _generation(request: ChatRequest, prompt: tuple[int, ...], room: int) -> GenerationRequest:

@@ -8,14 +8,14 @@ from ray import serve
 
 import manta
 from manta.telemetry import configure_logging
-from serve_app.gateway import agents, documents, errors, health, models, openai, runs
+from serve_app.gateway import agents, documents, errors, health, models, openai, page, runs
 from serve_app.gateway.deps import Platform
 
 
 def build_api(platform: Platform) -> FastAPI:
-    api = FastAPI(title="Manta", version=manta.__version__, docs_url="/docs", redoc_url=None)
+    api = FastAPI(title="Manta", version=manta.__version__, docs_url=None, redoc_url=None)
     api.state.platform = platform
-    for room in (health, runs, agents, documents, models, openai):
+    for room in (page, health, runs, agents, documents, models, openai):
         api.include_router(room.router)
     errors.install(api)
     return api

@@ -60,7 +60,7 @@ def install(app: FastAPI) -> None:
             return JSONResponse(error_body(request.scope["path"], cause, 415, "unsupported_media_type"), 415)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        return error_response(request, InvalidInput(f"{where}: {first['msg']}", fix="see /docs"))
+        return error_response(request, InvalidInput(f"{where}: {first['msg']}", fix="see /openapi.json"))
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:

@@ -154,3 +154,13 @@ def test_code_and_fragments_are_not_prose() -> None:
     assert not is_prose("def close(self, minutes=45): return self.gate.close(minutes).")
     assert not is_prose("closes before high water in the winter months.")
     assert not is_prose("Too short.")
+
+
+def test_a_near_copy_that_swaps_a_name_is_dropped():
+    passage = Passage(
+        "p", "d", 0, 0, "It adjusts the replica count between min_replicas and max_replicas as it runs."
+    )
+    good = "It adjusts the replica count between min_replicas and max_replicas as it runs."
+    bad = "It adjusts the replica count between max_replicas and max_replicas as it runs."
+    assert judge(good, [passage]).supported
+    assert "max_replicas more often" in judge(bad, [passage]).reason

@@ -36,7 +36,12 @@ def test_links_lead_somewhere(page: Path):
 def test_paths_exist(page: Path):
     for mark in code_marks(page):
         if _PATH.fullmatch(mark):
-            assert list(ROOT.glob(mark.rstrip("/"))), mark
+            assert any(map(there, ROOT.glob(mark.rstrip("/")))), mark
+
+
+def there(path: Path) -> bool:
+    """An empty folder would be gone in a fresh clone."""
+    return path.is_file() or any(inner.is_file() for inner in path.rglob("*"))
 
 
 @PAGE

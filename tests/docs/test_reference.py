@@ -26,9 +26,9 @@ def settings_keys() -> dict[str, Any]:
 
 def _keys(kind: type[Section], prefix: str, opened: set[type]) -> Iterator[tuple[str, Any]]:
     for name, field in kind.model_fields.items():
-        inner = field.annotation
+        inner: Any = field.annotation
         named = typing.get_origin(inner) is dict and _is_section(typing.get_args(inner)[1])
-        section = typing.get_args(inner)[1] if named else inner
+        section: Any = typing.get_args(inner)[1] if named else inner
         key = f"{prefix}{name}"
         if not _is_section(section):
             yield key, field.get_default(call_default_factory=True)
