@@ -53,8 +53,12 @@ class CoordinatorActor:
 
     @ray.method(concurrency_group="control")
     async def health(self) -> dict[str, Any]:
-        """Answers also while the journal cannot be opened."""
-        return self._service.health()
+        """Answers also while the journal cannot be opened, but not when the service's own loop hangs."""
+
+        async def look() -> dict[str, Any]:
+            return self._service.health()
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(look(), self._loop))
 
     @ray.method(concurrency_group="control")
     async def prewarm(self) -> None:

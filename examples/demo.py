@@ -53,7 +53,9 @@ def main() -> int:
         memory.stop()
         if not options.keep:
             _manta(environment, "down")
-    print(f"Peak memory of the platform: {memory.peak_gib:.2f} GiB (summed PSS, sampled every {SAMPLE_S:g} s)")
+    print(
+        f"Peak memory of the platform: {memory.peak_gib:.2f} GiB (summed PSS, sampled every {SAMPLE_S:g} s)"
+    )
     if options.keep:
         print(f"The platform is up: http://127.0.0.1:{environment['MANTA_PORT']}/")
         print(f"Stop it with: MANTA_HOME={environment['MANTA_HOME']} {_command()} down")

@@ -9,7 +9,7 @@ from agents.actor import Hosting, RemoteCallLog, TokenRelay, coordinator_link
 from agents.context import LocalArtifacts
 from agents.host import HostParts
 from manta.clock import SystemClock
-from manta.config import EMBEDDED, ModelSettings, Settings
+from manta.config import EMBEDDED, EmbedderSettings, ModelSettings, Settings
 from manta.errors import InvalidConfig, ModelLoadError
 from manta.graph import Graph, Names, check_names, load_graph
 from serve_app.gateway.deps import Platform
@@ -70,10 +70,13 @@ class Composition:
             InvalidGraph: one of them cannot run here.
         """
         ready = [load_graph(path) for path in sorted(READY_GRAPHS.glob("*.yaml"))]
-        own = [load_graph(self._own_path(name, path)) for name, path in self.settings.graphs.items()]
+        own = self._own_graphs()
         for graph in own:
             check_names(graph, self.names())
         return {graph.name: graph for graph in (*ready, *own)}
+
+    def _own_graphs(self) -> list[Graph]:
+        return [load_graph(self._own_path(name, path)) for name, path in self.settings.graphs.items()]
 
     def _own_path(self, name: str, path: str) -> Path:
         full = self.settings.project / path
@@ -96,16 +99,26 @@ class Composition:
         self.shipped_folder()
         for name in self.settings.models:
             self.model(name)
+        self.embedder()
 
     def model(self, name: str) -> ModelSettings:
         """A model's settings with its checkpoint's path made whole: replicas run elsewhere than here."""
         model = self.settings.models[name]
         if model.backend != "torch" or model.source == EMBEDDED:
             return model
-        path = self.settings.project / Path(model.source).expanduser()
+        return model.model_copy(update={"source": self._checkpoint(model.source, f"models.{name}.source")})
+
+    def embedder(self) -> EmbedderSettings:
+        embedder = self.settings.embedder
+        if embedder.source == EMBEDDED:
+            return embedder
+        return embedder.model_copy(update={"source": self._checkpoint(embedder.source, "embedder.source")})
+
+    def _checkpoint(self, source: str, key: str) -> str:
+        path = self.settings.project / Path(source).expanduser()
         if not path.exists():
-            raise ModelLoadError(f"model {name}: there is no file {path}", fix=f"check models.{name}.source")
-        return model.model_copy(update={"source": str(path)})
+            raise ModelLoadError(f"{key}: there is no file {path}", fix=f"check {key}")
+        return str(path)
 
     def shipped_folder(self) -> dict[str, Any]:
         """The runtime environment that ships the folder of `manta.yaml`, when it names code of the user's own.
@@ -117,6 +130,7 @@ class Composition:
         """
         settings = self.settings
         own_code = bool(settings.tools) or any(agent.use for agent in settings.agents.values())
+        own_code = own_code or any(step.call for graph in self._own_graphs() for step in graph.steps)
         if not (settings.ships_code and own_code):
             return {}
         root = Path(coordinator.__file__).parent.parent

@@ -14,7 +14,7 @@ from manta.client import Client
 from manta.errors import InvalidInput, NotFound, UnreadableData, UnreadableDocument
 from manta.wire import DocumentInfo
 
-LARGEST_DOCUMENT = 50 * 1024 * 1024
+LARGEST_DOCUMENT = 32 << 20
 _SAMPLE_BYTES = 1 << 20
 _RAGGED = 0.1
 

@@ -38,7 +38,7 @@ def run(
     out_dir: Annotated[Path, typer.Option("--out", help="Where report and charts are written.")] = Path(
         "out"
     ),
-    max_questions: Annotated[int, typer.Option(help="Sub-questions at most.", min=1, max=20)] = 3,
+    max_questions: Annotated[int, typer.Option(help="Sub-questions at most.", min=1, max=12)] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="One event per line, as JSON.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Submit, say the run's id, and leave.")] = False,
 ) -> None:

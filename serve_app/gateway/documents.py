@@ -12,6 +12,7 @@ from manta.messages import ArtifactRef, to_json
 from serve_app.gateway.deps import PlatformDep
 
 MAX_BODY_BYTES = 64 << 20
+"""Of a file; documents have a lower cap of their own."""
 
 router = APIRouter(tags=["documents"])
 
