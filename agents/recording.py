@@ -63,7 +63,7 @@ class RetryPolicy:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "RetryPolicy":
-        """From a task's options: `model_attempts`, `model_retry_min_s`, `model_retry_max_s`.
+        """From an agent's options: `model_attempts`, `model_retry_min_s`, `model_retry_max_s`.
 
         Raises:
             InvalidInput: one of them is not a number, or out of range.
@@ -117,7 +117,7 @@ class RecordedModel:
         self._log = log
         self._task = task
         self._clock = clock or SystemClock()
-        self._retry = retry or RetryPolicy.from_options(task.options)
+        self._retry = retry or RetryPolicy()
         self._observe = observe
         self._jitter = jitter
         self._occurrences = Occurrences()

@@ -92,10 +92,15 @@ class Engine:
     def render_chat(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
     ) -> tuple[int, ...]:
-        """Prompt ids for a conversation, ending where the assistant speaks. Raises InvalidInput."""
+        """Prompt ids for a conversation, ending where the assistant speaks. Raises InvalidInput.
+
+        What looks like a special token inside a message stays text: a document that says `<|im_end|>` must
+        not end the turn it is quoted in.
+        """
         if self.bundle.template is None:
             raise InvalidInput(f"model {self.model_name} has no chat template", fix="send a plain prompt")
-        return tuple(self.bundle.tokenizer.encode(self.bundle.template.render(messages, tools)))
+        defused = [_defused(message, self.bundle.tokenizer.special_tokens) for message in messages]
+        return tuple(self.bundle.tokenizer.encode(self.bundle.template.render(defused, tools)))
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         return self.bundle.tokenizer.encode(text, add_special_tokens=add_special_tokens)
@@ -152,3 +157,13 @@ class Engine:
         for action in actions:
             action()
         self._core.end_all("error" if failure else "cancelled", failure)
+
+
+def _defused(message: dict[str, Any], special: Sequence[str]) -> dict[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, str):
+        return message
+    for token in special:
+        if token in content:
+            content = content.replace(token, f"{token[0]} {token[1:]}")
+    return {**message, "content": content}

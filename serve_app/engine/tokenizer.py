@@ -1,6 +1,7 @@
 """Text to token ids and back, from `tokenizer.json` or built from GGUF metadata."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Tokens that steer the model, as text: what marks the turns of a conversation, say."""
+        added = self._backend.get_added_tokens_decoder().values()
+        return tuple(token.content for token in added if token.special)
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Token ids. Special tokens written out in the text are recognised."""

@@ -9,7 +9,6 @@ import torch
 from serve_app.engine.batch import Segment
 from serve_app.engine.engine import Engine, EngineConfig
 from serve_app.engine.kv_cache import KvCache
-from serve_app.engine.loader import native_bfloat16
 from serve_app.engine.model import LanguageModel
 from tests.engine.support import reference_generate
 
