@@ -16,14 +16,15 @@ from pathlib import Path
 import psutil
 
 from examples.serve_documents import write_documents
+from manta.platform_process import PlatformInfo, running
 
 ROOT = Path(__file__).resolve().parent.parent
-HOME = ROOT / ".demo"
 QUESTION = (
     "How does Ray Serve decide on the number of replicas of a deployment, "
     "and what does serving 50 requests/s on each GPU option cost per hour?"
 )
 FIRST_PORT = 8000
+PORTS = 50
 SAMPLE_S = 2.0
 
 
@@ -31,24 +32,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", action="store_true", help="leave the platform running")
     parser.add_argument("--out", type=Path, default=ROOT / "out", help="where the report goes")
+    parser.add_argument("--home", type=Path, default=ROOT / ".demo", help="where the demo's platform lives")
     options = parser.parse_args()
-    documents = write_documents(HOME / "documents_source")
-    print(f"Documents: {len(documents)} files of Ray Serve docstrings in {documents[0].parent}")
-    environment = {**os.environ, "MANTA_HOME": str(HOME / "home"), "MANTA_PORT": str(_port())}
-    memory = PeakMemory()
+    home = options.home / "home"
+    try:
+        documents = write_documents(options.home / "documents")
+    except OSError as error:
+        print(f"error: home_not_writable: {error} (choose another: --home DIR)", file=sys.stderr)
+        return 1
+    print(f"Documents: {len(documents)} files of Ray Serve docstrings in {documents[0].parent}", flush=True)
+    environment = {**os.environ, "MANTA_HOME": str(home), "MANTA_PORT": str(_port(running(home)))}
+    memory = PeakMemory(home)
     memory.start()
     try:
-        status = _manta(
-            environment,
-            "run",
-            QUESTION,
-            "--docs",
-            str(documents[0].parent),
-            "--data",
-            str(ROOT / "examples/data/gpu_options.csv"),
-            "--out",
-            str(options.out),
-        )
+        status = _ask(environment, documents[0].parent, options.out)
     finally:
         memory.stop()
         if not options.keep:
@@ -56,10 +53,18 @@ def main() -> int:
     print(
         f"Peak memory of the platform: {memory.peak_gib:.2f} GiB (summed PSS, sampled every {SAMPLE_S:g} s)"
     )
-    if options.keep:
-        print(f"The platform is up: http://127.0.0.1:{environment['MANTA_PORT']}/")
-        print(f"Stop it with: MANTA_HOME={environment['MANTA_HOME']} {_command()} down")
-    return status
+    info = running(home)
+    if info is not None:
+        print(f"The platform is up: {info.address}/")
+        print(f"Stop it with: MANTA_HOME={home} {_command()} down")
+    return status if status or (options.out / "report.json").is_file() else 1
+
+
+def _ask(environment: dict[str, str], documents: Path, out: Path) -> int:
+    data = ROOT / "examples/data/gpu_options.csv"
+    return _manta(
+        environment, "run", QUESTION, "--docs", str(documents), "--data", str(data), "--out", str(out)
+    )
 
 
 def _command() -> Path:
@@ -76,14 +81,11 @@ def _manta(environment: dict[str, str], *arguments: str) -> int:
         signal.signal(signal.SIGINT, handler)
 
 
-def _port() -> int:
-    """The platform's usual port, or the next that is free; a demo that was kept running keeps its own."""
-    state = HOME / "home" / "platform.json"
-    if state.is_file():
-        import json
-
-        return int(json.loads(state.read_text())["address"].rsplit(":", 1)[1])
-    for port in range(FIRST_PORT, FIRST_PORT + 50):
+def _port(kept: PlatformInfo | None) -> int:
+    """The port of a demo that was kept running; else the platform's usual one, or the next that is free."""
+    if kept is not None:
+        return int(kept.address.rsplit(":", 1)[1])
+    for port in range(FIRST_PORT, FIRST_PORT + PORTS):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -91,31 +93,32 @@ def _port() -> int:
             except OSError:
                 continue
             return port
-    raise SystemExit(f"error: no free port from {FIRST_PORT} to {FIRST_PORT + 49}")
+    raise SystemExit(
+        f"error: port_in_use: no free port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} (free one)"
+    )
 
 
 class PeakMemory(threading.Thread):
     """Samples the proportional set size of the platform's processes: shared pages are counted once."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Path) -> None:
         super().__init__(daemon=True)
         self.peak_gib = 0.0
+        self._home = home
         self._ended = threading.Event()
 
     def run(self) -> None:
         while not self._ended.wait(SAMPLE_S):
-            self.peak_gib = max(self.peak_gib, platform_pss() / 2**30)
+            self.peak_gib = max(self.peak_gib, platform_pss(self._home) / 2**30)
 
     def stop(self) -> None:
         self._ended.set()
         self.join()
 
 
-def platform_pss() -> int:
+def platform_pss(home: Path) -> int:
     """Bytes of the supervisor and all processes under it; 0 when it does not run."""
-    from manta.platform_process import running
-
-    info = running(HOME / "home")
+    info = running(home)
     if info is None:
         return 0
     total = 0

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from manta.config import Settings, child_environment
@@ -227,14 +228,14 @@ def _until_ready(
     home: Path, process: psutil.Process, on_progress: Callable[[Progress], None], deadline: float
 ) -> PlatformInfo:
     tail = _Tail(home / "startup.jsonl")
-    failed = ""
+    failed: Progress | None = None
     while True:
         # Looked at before the file is read: what a dead process wrote last is then read too.
         alive = _alive(process)
         for progress in tail.lines():
             on_progress(progress)
             if progress.state == "failed":
-                failed = failed or progress.detail
+                failed = failed or progress
             if progress.component == "platform" and progress.state == "ready":
                 return _described(home)
             if progress.component == "platform" and progress.state == "failed":
@@ -250,15 +251,29 @@ def _until_ready(
         time.sleep(_POLL_S)
 
 
-def _start_failure(home: Path, told: str) -> PlatformError:
+def _start_failure(home: Path, failed: Progress | None) -> PlatformError:
     """What the failed component said, as the error it was there; else the log's last line."""
     look = f"see {log_file(home)}, or: manta doctor"
-    coded = _TOLD.fullmatch(told)
-    if coded:
-        code, cause, fix = coded.groups()
-        return PlatformError(f"the platform did not start: {cause}", fix=fix or look, code=code)
-    cause = told or last_line(log_file(home)) or "it wrote nothing"
-    return PlatformError(f"the platform did not start: {cause}", fix=look, code="start_failed")
+    if failed is None:
+        cause = last_line(log_file(home)) or "it wrote nothing"
+        return PlatformError(f"the platform did not start: {cause}", fix=look, code="start_failed")
+    part = "" if failed.component == "platform" else f"{failed.component}: "
+    coded = _TOLD.fullmatch(failed.detail)
+    if coded is None:
+        return PlatformError(
+            f"the platform did not start: {part}{failed.detail}", fix=look, code="start_failed"
+        )
+    code, cause, fix = coded.groups()
+    return PlatformError(f"the platform did not start: {part}{cause}", fix=fix or look, code=code)
+
+
+def check_alive(info: PlatformInfo, timeout_s: float = 10.0) -> None:
+    """Raises PlatformError when a platform whose supervisor lives does not answer at its address."""
+    try:
+        httpx.get(f"{info.address}/healthz", timeout=timeout_s, trust_env=False).raise_for_status()
+    except httpx.HTTPError as error:
+        cause = f"the platform (process {info.pid}) does not answer at {info.address}: {type(error).__name__}"
+        raise PlatformError(cause, fix="manta down, then manta up", code="platform_unhealthy") from None
 
 
 def _described(home: Path) -> PlatformInfo:

@@ -103,8 +103,12 @@ class Supervisor:
     def _watch(self) -> None:
         """Until told to stop: kill a coordinator that no longer answers, from outside it; Ray restarts it."""
         answered = time.monotonic()
+        core = _core_processes()
         while True:
             time.sleep(WATCH_S)
+            for process in core:
+                if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                    raise PlatformError("a process of Ray's own died", fix="manta up", code="ray_died")
             if _coordinator_answers():
                 answered = time.monotonic()
             elif time.monotonic() - answered > SILENT_LIMIT_S:
@@ -190,6 +194,12 @@ def _dashboard_port(wanted: int) -> int:
 def _dashboard_url() -> str:
     url: str | None = ray._private.worker.get_dashboard_url()  # type: ignore[no-untyped-call]
     return f"http://{url}" if url else ""
+
+
+def _core_processes() -> list[psutil.Process]:
+    """Ray's control service and node manager, where they are this process's own: nothing works without them."""
+    names = ("gcs_server", "raylet")
+    return [child for child in psutil.Process().children() if child.name() in names]
 
 
 def _coordinator_answers() -> bool:

@@ -49,6 +49,7 @@ def bring_up(wanted: Session, *, to_stderr: bool) -> tuple[PlatformInfo, bool]:
     settings = wanted.settings()
     found = platform_process.running(settings.home)
     if found is not None:
+        platform_process.check_alive(found)
         return found, False
     say(f"starting the platform in {settings.home}", to_stderr=to_stderr)
     config = wanted.config or _settings_file(settings)

@@ -22,8 +22,12 @@ class AgentSearch(BaseModel):
 
 @router.post("/agents/search")
 async def search_agents(body: AgentSearch, platform: PlatformDep) -> list[dict[str, Any]]:
-    found = [graph for graph in await _graphs(platform) if body.name is None or body.name in graph.name]
-    return [_agent(graph) for graph in found[body.offset : body.offset + body.limit]]
+    found = [
+        _agent(graph) for graph in await _graphs(platform) if body.name is None or body.name in graph.name
+    ]
+    wanted = body.metadata or {}
+    matching = [agent for agent in found if all(agent["metadata"].get(k) == v for k, v in wanted.items())]
+    return matching[body.offset : body.offset + body.limit]
 
 
 @router.get("/agents/{agent_id}")

@@ -24,6 +24,7 @@ async def readyz(platform: PlatformDep) -> JSONResponse:
     probes = {
         "coordinator": _probe(platform.coordinator.call("health", patience_s=0)),
         "documents": _probe(platform.documents.ping()),
+        "embedder": _probe(platform.embedder.embed(["ready?"])),
         **{f"model {name}": _probe(platform.models.get(name).info()) for name in platform.models.names},
     }
     states = dict(zip(probes, await asyncio.gather(*probes.values()), strict=True))

@@ -104,6 +104,7 @@ class PlatformDouble:
             Route("/runs/{run}/cancel", self._cancel, methods=["POST"]),
             Route("/graphs", self._graphs),
             Route("/readyz", self._readyz),
+            Route("/healthz", self._healthz),
             Route("/files", self._upload, methods=["POST"]),
             Route("/files/{sha}", self._download),
             Route("/collections", self._collections),
@@ -297,6 +298,9 @@ class PlatformDouble:
         return JSONResponse(
             [{"name": n, "description": n, "version": "1", "input_schema": {}} for n in names]
         )
+
+    async def _healthz(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
 
     async def _readyz(self, request: Request) -> Response:
         state = "ready" if self.ready else "down"

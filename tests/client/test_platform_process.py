@@ -108,8 +108,9 @@ def test_a_supervisor_that_ends_is_an_error_with_its_last_word(settings: Setting
 
 
 def test_a_component_that_fails_is_named(settings: Settings):
-    with pytest.raises(PlatformError, match="models: model_load_error: a broken file"):
+    with pytest.raises(PlatformError, match="models: a broken file") as caught:
         begin(settings, "fails")
+    assert caught.value.code == "model_load_error"
 
 
 def test_a_start_that_takes_too_long_is_undone(settings: Settings):

@@ -137,12 +137,14 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]
     port = free_port()
     itself = f"http://127.0.0.1:{port}/v1"
     extra = {
-        "ray": {"dashboard_port": 0, "num_gpus": 2, "num_cpus": 4},
+        "ray": {"dashboard_port": 0, "num_gpus": 2, "num_cpus": 4, "resources": {"lab": 2}},
         "models": {"slow": SLOW, "scaling": SCALING, "on-gpus": ON_GPUS, **_elsewhere(itself)},
         "agents": {
             "talker": {"use": "probes:talker", "model": "slow"},
             "writer-of-notes": {"use": "probes:noter"},
             "greeter": {"use": "probes:greeter"},
+            "stranded": {"use": "probes:talker", "model": "nowhere", "options": {"model_attempts": 1}},
+            "placed": {"use": "probes:placed", "size": 2, "resources": {"lab": 1}, "num_cpus": 0.05},
         },
         "tools": {"note": "probes:note"},
         "graphs": {path.stem: path.name for path in own.glob("*.yaml")},

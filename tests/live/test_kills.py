@@ -139,3 +139,29 @@ def test_down_leaves_no_process(own_platform: LivePlatform):
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     assert running(own_platform.home) is None
+
+
+def test_up_over_a_dead_ray_says_what_to_do(own_platform: LivePlatform):
+    """The control service dies: the supervisor notices, clears up, and the next start works."""
+    bring_up(own_platform)
+    info = running(own_platform.home)
+    supervisor = psutil.Process(info.pid)
+    family = supervisor.children(recursive=True)
+    next(p for p in family if p.name() == "gcs_server").kill()
+    supervisor.wait(120)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+    assert running(own_platform.home) is None
+    assert "ray_died" in (own_platform.home / "logs/supervisor.log").read_text()
+
+
+def test_a_replica_dies_at_its_first_token_once(own_platform: LivePlatform, tmp_path: Path):
+    """The named kill point in the replica, met in a live platform; the run goes on with a new replica."""
+    once = tmp_path / "once"
+    bring_up(own_platform, MANTA_KILL_AT="replica.first_token:1", MANTA_KILL_ONCE=str(once))
+    (tmp_path / "gate").touch()
+    with own_platform.client() as client:
+        run = begin(client, tmp_path / "gate")
+        check(own_platform, client, run, in_flight=1)
+    assert once.exists()
+    assert stop(own_platform.home)

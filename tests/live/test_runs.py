@@ -5,13 +5,14 @@ import json
 import uuid
 
 import httpx
+import jsonschema
 import pytest
 
 from manta.async_client import AsyncClient
 from manta.client import Client
 from manta.errors import Conflict, IdempotencyConflict, InvalidInput, NotFound, PlatformError
 from manta.wire import Run
-from tests.live.conftest import LivePlatform, eventually
+from tests.live.conftest import ROOT, LivePlatform, eventually
 
 CAPITAL = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
@@ -170,3 +171,58 @@ def test_the_client_chats_with_the_real_model(client: Client):
     pieces = list(client.chat(CAPITAL, model="smollm2", stream=True, temperature=0))
     assert len(pieces) > 1
     assert "".join(pieces) == PARIS
+
+
+async def test_the_async_client_gets_and_cancels(platform: LivePlatform):
+    async with AsyncClient(platform.url) as client:
+        run = await client.submit("talk", {"say": "x", "calls": 1, "tokens": 100_000})
+        assert (await client.get(run.id)).graph == "talk"
+        await client.cancel(run.id, wait=True)
+        assert (await client.get(run.id)).status == "interrupted"
+
+
+def test_a_run_outlives_its_client_unless_told_otherwise(platform: LivePlatform, client: Client):
+    body = {"agent_id": "talk", "input": {"say": "x", "calls": 1, "tokens": 60}, "metadata": {"who": "gone"}}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{platform.url}/runs/wait", json=body, timeout=1)
+    run = next(run for run in client.list() if run.metadata == {"who": "gone"})
+    assert client.wait(run.id, timeout=60).run.status == "success"
+
+
+def test_cancel_reaches_the_torch_engine(platform: LivePlatform):
+    """A client that leaves in mid-answer frees the slot of the real model."""
+    question = {"role": "user", "content": "Tell a very long story about the sea."}
+    body = {"model": "smollm2", "messages": [question], "max_tokens": 2000, "stream": True}
+    with httpx.stream("POST", f"{platform.url}/v1/chat/completions", json=body, timeout=60) as answer:
+        lines = answer.iter_lines()
+        while "content" not in next(lines):
+            pass
+        assert _running(platform, "smollm2") == 1
+    eventually(lambda: _running(platform, "smollm2") == 0, "the slot being free", 30)
+
+
+def test_a_pool_gets_the_custom_resource_it_asks_for(client: Client):
+    assert client.run("placed", {}).output == {"output": "here"}
+
+
+SPEC = ROOT.parent / "shared/specs/agent-protocol-0.1.6.openapi.json"
+
+
+@pytest.mark.skipif(not SPEC.exists(), reason="the Agent Protocol's OpenAPI file is not beside this checkout")
+def test_answers_fit_the_protocols_own_schemas(platform: LivePlatform):
+    def check(name: str, value: object) -> None:
+        spec = json.loads(SPEC.read_text())
+        schema = {"$ref": f"#/components/schemas/{name}", "components": spec["components"]}
+        jsonschema.Draft202012Validator(schema).validate(value)
+
+    body = {"agent_id": "greet", "input": {"names": ["p"]}}
+    run = httpx.post(f"{platform.url}/runs", json=body).json()
+    check("Run", run)
+    check("RunWaitResponse", httpx.get(f"{platform.url}/runs/{run['run_id']}/wait", timeout=60).json())
+    for found in httpx.post(f"{platform.url}/runs/search", json={}).json():
+        check("Run", found)
+    for agent in httpx.post(f"{platform.url}/agents/search", json={}).json():
+        check("Agent", agent)
+    check("AgentSchema", httpx.get(f"{platform.url}/agents/greet/schemas").json())
+    check("ErrorResponse", httpx.post(f"{platform.url}/runs", json={"agent_id": "nope"}).json())
+    check("ErrorResponse", httpx.get(f"{platform.url}/runs/nope").json())

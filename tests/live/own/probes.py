@@ -47,3 +47,8 @@ async def greeter(context: AgentContext) -> dict[str, Any]:
 def note(text: str) -> dict[str, Any]:
     """Give a text back with its length."""
     return {"text": text, "length": len(text)}
+
+
+async def placed(context: AgentContext) -> str:
+    """Runs only where the cluster has the resource its pool asks for."""
+    return "here"
