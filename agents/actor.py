@@ -7,13 +7,13 @@ from typing import Any
 
 from agents.catalog import load_agent
 from agents.host import AgentHost, HostParts
-from agents.recording import RetryPolicy
+from agents.recording import CallDone, RetryPolicy
 from agents.worker import WORKER
 from manta.config import AgentSettings, SandboxSettings, SearchSettings
 from manta.errors import CoordinatorUnavailable
 from manta.events import Event
 from manta.ids import RunId, StepKey
-from manta.messages import CallIntent, CallOutcome, RecordedCall, Task, TaskResult
+from manta.messages import CallIntent, CallOutcome, RecordedCall, Task, TaskResult, to_json
 from manta.protocols import Agent
 from manta.telemetry import configure_logging
 from tools.ray_calls import NamedActor
@@ -36,35 +36,55 @@ class RemoteCallLog:
         await self._coordinator.call("finish_call", outcome)
 
 
-class TokenRelay:
-    """Sends token deltas to the coordinator: the first at once, then what has gathered every 50 ms."""
+class Relay:
+    """Tells the coordinator what watchers want to see: the first token at once, then what gathers every 50 ms."""
 
     def __init__(self, coordinator: NamedActor, clock: Callable[[], float]) -> None:
         self._coordinator = coordinator
         self._now = clock
-        self._pending: dict[tuple[RunId, StepKey], str] = {}
+        self._tokens: dict[tuple[RunId, StepKey], str] = {}
+        self._calls: list[Event] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    def send(self, task: Task, text: str) -> None:
+    def token(self, task: Task, text: str) -> None:
         key = (task.scope.run, task.scope.step)
-        self._pending[key] = self._pending.get(key, "") + text
+        self._tokens[key] = self._tokens.get(key, "") + text
+        self._soon()
+
+    def call_done(self, task: Task, done: CallDone) -> None:
+        facts = {
+            "kind": done.kind,
+            "name": done.name,
+            "usage": to_json(done.usage),
+            "replayed": done.replayed,
+        }
+        self._calls.append(Event(task.scope.run, 0, "call_done", self._now(), task.scope.step, facts))
+        self._soon()
+
+    async def flush(self) -> None:
+        events = self._take()
+        if events:
+            await self._coordinator.call("pass_on", events)
+
+    def _soon(self) -> None:
         if self._timer is None:
-            self._flush()
+            self._coordinator.tell("pass_on", self._take())
             self._timer = asyncio.get_running_loop().call_later(TOKEN_INTERVAL_S, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
-        if self._pending:
-            self._flush()
-            self._timer = asyncio.get_running_loop().call_later(TOKEN_INTERVAL_S, self._tick)
+        if self._tokens or self._calls:
+            self._soon()
 
-    def _flush(self) -> None:
-        events = [
+    def _take(self) -> list[Event]:
+        tokens = [
             Event(run, 0, "token", self._now(), step, {"text": text})
-            for (run, step), text in self._pending.items()
+            for (run, step), text in self._tokens.items()
         ]
-        self._pending.clear()
-        self._coordinator.tell("pass_on", events)
+        events = [*tokens, *self._calls]
+        self._tokens.clear()
+        self._calls.clear()
+        return events
 
 
 @dataclass(frozen=True, slots=True)

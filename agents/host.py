@@ -1,20 +1,20 @@
 """Hosts one agent and works on several tasks of it at once. Ray-free: the actor is a thin shell around it."""
 
 import asyncio
+import json
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from agents.context import TaskContext
-from agents.recording import RetryPolicy
+from agents.recording import CallDone, RetryPolicy
 from manta.clock import Clock, SystemClock
 from manta.errors import MantaError, RunCancelled, StepError
 from manta.faults import reach
 from manta.ids import RunId, StepKey
-from manta.messages import Task, TaskResult
+from manta.messages import Task, TaskResult, Usage, to_json
 from manta.protocols import Agent, Artifacts, CallLog, ChatModel, Documents
 from manta.telemetry import get_logger, log_scope
 
@@ -22,9 +22,38 @@ logger = get_logger("agents")
 
 
 class Models(Protocol):
+    def resolve(self, name: str) -> str:
+        """The name itself, or the default's when it is empty."""
+        ...
+
     def get(self, name: str) -> ChatModel:
         """The model of that name; empty is the default. Raises NotFound."""
         ...
+
+
+class Watchers(Protocol):
+    """Those who watch a run: told of what is not journaled."""
+
+    def token(self, task: Task, text: str) -> None: ...
+
+    def call_done(self, task: Task, done: CallDone) -> None: ...
+
+    async def flush(self) -> None:
+        """Returns once everything told so far has been passed on."""
+        ...
+
+
+class Unwatched:
+    """Nobody watches."""
+
+    def token(self, task: Task, text: str) -> None:
+        """Goes nowhere."""
+
+    def call_done(self, task: Task, done: CallDone) -> None:
+        """Goes nowhere."""
+
+    async def flush(self) -> None:
+        """Nothing waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +64,7 @@ class HostParts:
     documents: Documents
     artifacts: Artifacts
     call_log: CallLog
-    send_token: Callable[[Task, str], None]
+    watchers: Watchers = field(default_factory=Unwatched)
 
 
 class AgentHost:
@@ -104,23 +133,48 @@ class AgentHost:
             return result
 
     async def _run(self, task: Task, workdir: Path) -> TaskResult:
-        context = TaskContext(
+        context: TaskContext | None = None
+        try:
+            context = self._context(task, workdir)
+            output = _plain(await self._agent.run(context))
+            return TaskResult(output=output, usage=context.usage)
+        except MantaError as error:
+            return TaskResult(error=error.to_json(), usage=context.usage if context else Usage())
+        except Exception as error:
+            logger.exception("agent %s failed by a defect", task.agent)
+            failed = StepError(
+                f"agent {task.agent} failed: {type(error).__name__}: {error}", fix="see `manta logs`"
+            )
+            return TaskResult(error=failed.to_json(), usage=context.usage if context else Usage())
+        finally:
+            # Before the step is done, so that nobody sees its end before its last words.
+            await self._parts.watchers.flush()
+
+    def _context(self, task: Task, workdir: Path) -> TaskContext:
+        parts = self._parts
+        task = replace(task, model=parts.models.resolve(task.model or self._model))
+        return TaskContext(
             task=task,
-            model=self._parts.models.get(task.model or self._model),
-            documents=self._parts.documents,
-            artifacts=self._parts.artifacts,
-            call_log=self._parts.call_log,
+            model=parts.models.get(task.model),
+            documents=parts.documents,
+            artifacts=parts.artifacts,
+            call_log=parts.call_log,
             workdir=workdir,
-            token_sink=lambda text: self._parts.send_token(task, text),
+            token_sink=lambda text: parts.watchers.token(task, text),
+            observe=lambda done: parts.watchers.call_done(task, done),
             clock=self._clock,
             retry=self._retry,
         )
-        try:
-            output = await self._agent.run(context)
-            return TaskResult(output=output, usage=context.usage)
-        except MantaError as error:
-            return TaskResult(error=error.to_json(), usage=context.usage)
-        except Exception as error:
-            logger.exception("agent %s failed by a defect", task.agent)
-            cause = f"agent {task.agent} failed: {type(error).__name__}: {error}"
-            return TaskResult(error=StepError(cause, fix="see `manta logs`").to_json(), usage=context.usage)
+
+
+def _plain(output: Any) -> Any:
+    """The output as plain JSON values; what is none would only fail later, in the journal."""
+    value = to_json(output)
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        cause = f"the agent's output is not JSON: {error}"
+        raise StepError(
+            cause, fix="return dicts, lists, text and finite numbers", code="output_not_json"
+        ) from None
+    return value

@@ -122,7 +122,8 @@ def filled(question: str, kept: Sequence[Sentence], passages: Sequence[Passage])
             return sentences
         fresh = [passage for passage in passages if passage not in cited]
         elsewhere = [passage for passage in fresh if passage.document not in documents]
-        more = quote(question, elsewhere or fresh, 1, beside=[s.text for s in sentences])
+        allowed = [passage.id for passage in elsewhere or fresh]
+        more = quote(question, passages, 1, beside=[s.text for s in sentences], only=allowed)
         if not more:
             return sentences
         sentences += more

@@ -1,5 +1,6 @@
 """The built-in agent behind `tool` and `call` steps: no model, one recorded tool call or one Python function."""
 
+import asyncio
 import importlib
 import inspect
 from typing import Any
@@ -38,9 +39,10 @@ class Worker:
         except (ImportError, AttributeError) as error:
             raise InvalidConfig(f"cannot import {path}: {error}", fix="check the graph's `call`") from None
         try:
-            result = function(**arguments)
-            return await result if inspect.isawaitable(result) else result
+            inspect.signature(function).bind(**arguments)
         except TypeError as error:
-            raise StepError(
-                f"{path} failed: {error}", fix="do its parameters match the step's input?"
-            ) from None
+            raise StepError(f"{path}: {error}", fix="match its parameters and the step's input") from None
+        if inspect.iscoroutinefunction(function):
+            return await function(**arguments)
+        # In a thread: the actor must go on answering, to a cancel too, while the function works.
+        return await asyncio.to_thread(function, **arguments)

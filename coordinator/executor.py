@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import manta
 from agents.worker import WORKER
 from coordinator import scheduler
-from coordinator.retry import delay_s, may_retry
+from coordinator.retry import AGENT_LOST, Tries, delay_s, may_retry
 from coordinator.scheduler import Execution, Finished, Start
 from coordinator.store.journal import Journal
 from coordinator.store.records import (
@@ -22,13 +23,15 @@ from coordinator.store.records import (
 )
 from coordinator.watch import Watchers
 from manta.clock import Clock
-from manta.errors import MantaError, StepError, StepTimeout
+from manta.errors import MantaError, NotFound, RunCancelled, StepError, StepTimeout
 from manta.faults import reach
 from manta.graph import Graph, Step, parse_graph
 from manta.ids import RunId, StepId, StepKey
 from manta.messages import CallHints, CallScope, Task, TaskResult, Usage, to_json
 from manta.protocols import AgentRuntime
 from manta.telemetry import get_logger
+
+LEASE_MARGIN_S = 5.0
 
 logger = get_logger("coordinator")
 
@@ -54,20 +57,26 @@ class RunExecutor:
     clock: Clock
     jitter: random.Random = field(default_factory=random.Random)
     _executions: dict[StepKey, Execution] = field(default_factory=dict)
-    _running: dict[asyncio.Task[_Ended], StepKey] = field(default_factory=dict)
+    _running: dict[asyncio.Task[_Ended], Start] = field(default_factory=dict)
     _cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     _spent: Usage = field(default_factory=Usage)
+    _steps_left: dict[str, int] = field(default_factory=dict)
 
     def cancel(self) -> None:
         """End the run as interrupted; the flag is already in the journal."""
         self._cancelled.set()
+
+    async def fail(self, error: MantaError) -> None:
+        """End the run with an error that is not a step's."""
+        await self._finish(Finished(error=error.to_json()))
 
     async def execute(self) -> None:
         graph = parse_graph(self.record.graph, f"run {self.record.id}")
         steps = await self.journal.steps(self.record.id)
         self._executions = {step.key: _as_execution(step) for step in steps}
         self._spent = sum((step.usage for step in steps if step.state == "done"), Usage())
-        await self._announce(graph, resumed=bool(steps))
+        self._steps_left = scheduler.steps_left(graph)
+        await self._announce(graph)
         if self.record.cancel_requested:
             self._cancelled.set()
         try:
@@ -76,8 +85,7 @@ class RunExecutor:
             await self._stop_running()
 
     async def _drive(self, graph: Graph) -> None:
-        interrupted = [e for e in self._executions.values() if e.state == "started"]
-        await self._restart(graph, interrupted)
+        await self._restart(graph)
         while True:
             if self._cancelled.is_set():
                 return await self._finish_cancelled()
@@ -89,37 +97,29 @@ class RunExecutor:
             if decision.skips:
                 await self._skip(decision.skips)
                 continue
-            await self._launch(graph, [(start, 1) for start in decision.starts])
+            for start in decision.starts:
+                self._launch(start, 1)
             await self._wait()
 
-    async def _announce(self, graph: Graph, resumed: bool) -> None:
-        if resumed:
+    async def _announce(self, graph: Graph) -> None:
+        if await self.journal.events(self.record.id, limit=1):
             await self._commit([EventDraft("run_resumed", data={"epoch": self.record.epoch})])
             return
         facts = {"graph": graph.name, "version": graph.version, "steps": [step.id for step in graph.steps]}
+        facts["manta"] = manta.__version__
         await self._commit([EventDraft("run_started", data=facts)])
 
-    async def _restart(self, graph: Graph, interrupted: Sequence[Execution]) -> None:
+    async def _restart(self, graph: Graph) -> None:
         """Steps that were running when the last coordinator died run again; their recorded calls are replayed."""
-        again = []
-        for execution in interrupted:
-            record = next(s for s in await self.journal.steps(self.record.id) if s.key == execution.key)
-            step = graph.step(execution.step)
-            again.append((Start(execution.key, step, execution.index, record.input), execution.attempt + 1))
-        await self._launch(graph, again)
+        for record in await self.journal.steps(self.record.id):
+            if record.state == "started":
+                start = Start(record.key, graph.step(record.step), record.index, record.input)
+                self._launch(start, record.attempt + 1)
 
-    async def _launch(self, graph: Graph, starts: Sequence[tuple[Start, int]]) -> None:
-        if not starts:
-            return
-        changes: list[Change] = []
-        for start, attempt in starts:
-            changes += self._started(start, attempt)
-            self._note(start, "started", attempt)
-        await self._commit(changes)
-        reach("coordinator.step_started")
-        for start, attempt in starts:
-            job = self._perform(graph, start, attempt)
-            self._running[asyncio.create_task(job, name=f"{self.record.id}/{start.key}")] = start.key
+    def _launch(self, start: Start, attempt: int) -> None:
+        self._note(start, "started", attempt)
+        job = self._perform(start, attempt)
+        self._running[asyncio.create_task(job, name=f"{self.record.id}/{start.key}")] = start
 
     def _started(self, start: Start, attempt: int) -> list[Change]:
         agent = start.step.agent or WORKER
@@ -136,29 +136,42 @@ class RunExecutor:
             EventDraft("step_started", start.key, {"attempt": attempt, "agent": agent}),
         ]
 
-    async def _perform(self, graph: Graph, start: Start, attempt: int) -> _Ended:
+    async def _perform(self, start: Start, attempt: int) -> _Ended:
         """One step execution with its retries; returns its last result."""
+        tries = Tries()
         while True:
-            began = self.clock.monotonic()
-            result = await self._attempt(graph, start, attempt)
-            if result.error is None or not may_retry(result.error, attempt, start.step.retry):
+            try:
+                result, began = await self._in_slot(start, attempt)
+            except NotFound as error:
+                return _Ended(start, TaskResult(error=error.to_json()), attempt, self.clock.monotonic())
+            if result.error is None:
                 return _Ended(start, result, attempt, began)
-            pause = delay_s(result.error, attempt, start.step.retry, self.jitter)
+            tries.note(result.error)
+            if not may_retry(result.error, tries, start.step.retry):
+                return _Ended(start, result, attempt, began)
+            pause = delay_s(result.error, tries, start.step.retry, self.jitter)
             facts = {"attempt": attempt, "error": result.error, "delay_s": round(pause, 3)}
             await self._commit([EventDraft("step_retried", start.key, facts)])
             await self.clock.sleep(pause)
             attempt += 1
+
+    async def _in_slot(self, start: Start, attempt: int) -> tuple[TaskResult, float]:
+        """Start the attempt once the agent's pool has room, and run it; the time begins then."""
+        async with self.runtime.slot(start.step.agent or WORKER):
             self._note(start, "started", attempt)
             await self._commit(self._started(start, attempt))
+            reach("coordinator.step_started")
+            began = self.clock.monotonic()
+            return await self._attempt(start, attempt), began
 
-    async def _attempt(self, graph: Graph, start: Start, attempt: int) -> TaskResult:
-        task = await self._task(graph, start, attempt)
+    async def _attempt(self, start: Start, attempt: int) -> TaskResult:
+        task = await self._task(start, attempt)
         work = asyncio.ensure_future(self.runtime.perform(task))
         alarm = asyncio.ensure_future(self.clock.sleep(self._seconds_allowed(start.step)))
         try:
             await asyncio.wait({work, alarm}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                return _outcome(work)
+                return self._outcome(work, task)
             cause = f"step {start.key} took longer than {start.step.timeout_s:g} s"
             return TaskResult(error=StepTimeout(cause, fix="raise timeout_s of the step").to_json())
         finally:
@@ -166,7 +179,7 @@ class RunExecutor:
             for pending in (work, alarm):
                 pending.cancel()
 
-    async def _task(self, graph: Graph, start: Start, attempt: int) -> Task:
+    async def _task(self, start: Start, attempt: int) -> Task:
         record = self.record
         deadline = self.clock.now() + self._seconds_allowed(start.step)
         scope = CallScope(
@@ -178,8 +191,9 @@ class RunExecutor:
             step=start.key,
             epoch=record.epoch,
             attained_tokens=spent.input_tokens + spent.output_tokens,
-            steps_left=scheduler.steps_left(graph, start.step.id),
-            deadline=deadline,
+            steps_left=self._steps_left[start.step.id],
+            # The lease outlasts the step a little, so that what is told of a late step is that it is late.
+            deadline=deadline + LEASE_MARGIN_S,
         )
         agent = start.step.agent or WORKER
         options = (
@@ -250,40 +264,66 @@ class RunExecutor:
         await self._commit(changes)
 
     async def _finish(self, finished: Finished, status: RunStatus = "error") -> None:
-        await self._stop_running()
+        error = finished.error
+        stopped = await self._stop_running(error)
         reach("coordinator.before_finish")
         usage = await self.journal.usage(self.record.id)
-        if finished.error is None:
-            await self._commit(
-                [
-                    RunChange("success", output=finished.output, usage=usage),
-                    EventDraft("run_done", data={"usage": to_json(usage)}),
-                ]
-            )
+        if error is None:
+            end = EventDraft("run_done", data={"usage": to_json(usage)})
+            await self._commit([RunChange("success", output=finished.output, usage=usage), end])
             return
-        reason = "deadline" if status == "timeout" else finished.error["code"]
-        await self._commit(
-            [
-                RunChange(status, reason=reason, error=finished.error, usage=usage),
-                EventDraft("run_failed", data={"error": finished.error}),
-            ]
-        )
+        reason = "deadline" if status == "timeout" else error["code"]
+        change = RunChange(status, reason=reason, error=error, usage=usage)
+        await self._commit([*stopped, change, EventDraft("run_failed", data={"error": error})])
 
     async def _finish_cancelled(self) -> None:
-        await self._stop_running()
-        usage: Usage = await self.journal.usage(self.record.id)
-        await self._commit(
-            [RunChange("interrupted", reason="cancelled", usage=usage), EventDraft("run_cancelled")]
-        )
+        stopped = await self._stop_running(RunCancelled("the run was cancelled").to_json())
+        usage = await self.journal.usage(self.record.id)
+        change = RunChange("interrupted", reason="cancelled", usage=usage)
+        await self._commit([*stopped, change, EventDraft("run_cancelled")])
 
-    async def _stop_running(self) -> None:
-        jobs = list(self._running)
+    async def _stop_running(self, error: dict[str, Any] | None = None) -> list[Change]:
+        """Stop every step that still runs; returns what the journal is to say of those it knows as started."""
+        jobs = dict(self._running)
         self._running.clear()
         for job in jobs:
             job.cancel()
         for outcome in await asyncio.gather(*jobs, return_exceptions=True):
             if isinstance(outcome, Exception):
                 logger.info("a step was stopped: %s", outcome)
+        if not jobs or error is None:
+            return []
+        reason = RunCancelled(f"stopped with its run: {error['message']}").to_json()
+        begun = {
+            step.key: step for step in await self.journal.steps(self.record.id) if step.state == "started"
+        }
+        return [
+            StepChange(
+                step.key, step.step, step.index, "failed", step.attempt, agent=step.agent, error=reason
+            )
+            for step in begun.values()
+        ]
+
+    def _outcome(self, work: "asyncio.Future[TaskResult]", task: Task) -> TaskResult:
+        """The task's result. An error of the runtime is the step's; one that came at the deadline is that."""
+        try:
+            result = work.result()
+        except MantaError as error:
+            result = TaskResult(error=error.to_json())
+        except asyncio.CancelledError:
+            result = TaskResult(
+                error=StepError("the task was cancelled by its agent", code=AGENT_LOST).to_json()
+            )
+        except Exception as error:
+            logger.exception("a task failed outside its agent")
+            cause = f"{type(error).__name__}: {error}"
+            result = TaskResult(error=StepError(cause, fix="see the logs").to_json())
+        late = task.scope.deadline is not None and self.clock.now() >= task.scope.deadline
+        if result.error is not None and result.error["code"] == RunCancelled.code and late:
+            cause = f"step {task.scope.step} was not done by its deadline"
+            timeout = StepTimeout(cause, fix="give it more time")
+            return TaskResult(error=timeout.to_json(), usage=result.usage)
+        return result
 
     async def _commit(self, changes: Sequence[Change]) -> None:
         self.watchers.publish(await self.journal.commit(self.record.id, self.record.epoch, changes))
@@ -301,19 +341,6 @@ def _as_execution(step: StepRecord) -> Execution:
     return Execution(
         step.key, StepId(step.step), step.index, step.state, step.attempt, step.output, step.error
     )
-
-
-def _outcome(work: "asyncio.Future[TaskResult]") -> TaskResult:
-    """The task's result; an error of the runtime is the step's error."""
-    try:
-        return work.result()
-    except MantaError as error:
-        return TaskResult(error=error.to_json())
-    except asyncio.CancelledError:
-        return TaskResult(error=StepError("the task was cancelled by its agent", code="agent_lost").to_json())
-    except Exception as error:
-        logger.exception("a task failed outside its agent")
-        return TaskResult(error=StepError(f"{type(error).__name__}: {error}", fix="see the logs").to_json())
 
 
 def _deadline_error() -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import ray
@@ -40,11 +41,23 @@ class RayRuntime:
         self._handles: dict[str, Any] = {}
         self._busy: Counter[str] = Counter()
         self._lost: set[str] = set()
+        self._slots: dict[str, asyncio.Semaphore] = {}
+
+    @asynccontextmanager
+    async def slot(self, agent: str) -> AsyncIterator[None]:
+        """As many at once as the pool's actors work on; so a cancel never queues behind tasks at an actor."""
+        settings = self._settings(agent)
+        slots = self._slots.setdefault(agent, asyncio.Semaphore(settings.size * settings.concurrency))
+        async with slots:
+            yield
+
+    def _settings(self, agent: str) -> AgentSettings:
+        if agent not in self._agents:
+            raise NotFound(f"there is no agent {agent!r}", fix="add it under agents in manta.yaml")
+        return self._agents[agent]
 
     async def perform(self, task: Task) -> TaskResult:
-        settings = self._agents.get(task.agent)
-        if settings is None:
-            raise NotFound(f"there is no agent {task.agent!r}", fix="add it under agents in manta.yaml")
+        settings = self._settings(task.agent)
         member = self._least_busy(task.agent, settings.size)
         self._busy[member] += 1
         try:
@@ -65,7 +78,8 @@ class RayRuntime:
             raise
         except ray.exceptions.RayTaskError as error:
             raise unwrap(error) from None
-        except ray.exceptions.RayActorError as error:
+        except ray.exceptions.RayError as error:
+            # The actor died, or the result was lost with the node it lay on.
             self._handles.pop(member, None)
             self._lost.add(member)
             cause = " ".join(str(error).split())[:200]

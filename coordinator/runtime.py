@@ -1,6 +1,7 @@
 """An agent runtime in this process: what `manta replay`, examples and unit tests run on."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 from agents.host import AgentHost
 from manta.errors import NotFound
@@ -12,6 +13,11 @@ class LocalRuntime:
 
     def __init__(self, hosts: Mapping[str, AgentHost]) -> None:
         self._hosts = dict(hosts)
+
+    @asynccontextmanager
+    async def slot(self, agent: str) -> AsyncIterator[None]:
+        """The host itself bounds what it works on."""
+        yield
 
     async def perform(self, task: Task) -> TaskResult:
         host = self._hosts.get(task.agent)

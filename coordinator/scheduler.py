@@ -11,6 +11,9 @@ from manta.errors import StepError
 from manta.graph import Graph, Step, resolve
 from manta.ids import StepId, StepKey, step_key
 
+MAX_ITEMS = 10_000
+"""Items of one fan-out."""
+
 State: TypeAlias = Literal["started", "done", "failed", "skipped"]
 
 
@@ -77,28 +80,33 @@ def decide(graph: Graph, run_input: Any, executions: Mapping[StepKey, Execution]
     view = _View(run_input)
     starts: list[Start] = []
     skips: list[Skip] = []
-    for step in graph.steps:
-        if not step.depends_on() <= view.outputs.keys():
-            continue
-        _consider(step, view, executions, starts, skips)
-        if view.error is not None:
-            return Decision(finished=Finished(error=view.error))
-    if len(view.outputs) < len(graph.steps):
-        return Decision(tuple(starts), tuple(skips))
-    last = graph.steps[-1].id
-    output = view.outputs[last] if graph.output is None else resolve(graph.output, view.scope())
-    return Decision(finished=Finished(output=output))
+    try:
+        for step in graph.steps:
+            if not step.depends_on <= view.outputs.keys():
+                continue
+            _consider(step, view, executions, starts, skips)
+            if view.error is not None:
+                return Decision(finished=Finished(error=view.error))
+        if len(view.outputs) < len(graph.steps):
+            return Decision(tuple(starts), tuple(skips))
+        return Decision(finished=Finished(output=_output(graph, view)))
+    except StepError as error:
+        return Decision(finished=Finished(error=error.to_json()))
 
 
-def steps_left(graph: Graph, step_id: str) -> int:
-    """The longest chain of steps that waits for this one: the critical path behind it, in steps."""
-    depth: dict[str, int] = {}
+def _output(graph: Graph, view: _View) -> Any:
+    if graph.output is None:
+        return view.outputs[graph.steps[-1].id]
+    return resolve(graph.output, view.scope())
+
+
+def steps_left(graph: Graph) -> dict[str, int]:
+    """For each step the longest chain of steps that waits for it: the critical path behind it, in steps."""
+    depth = dict.fromkeys((step.id for step in graph.steps), 0)
     for step in reversed(graph.steps):
-        followers = [
-            depth[other.id] for other in graph.steps if step.id in other.depends_on() and other.id in depth
-        ]
-        depth[step.id] = 1 + max(followers) if followers else 0
-    return depth[step_id]
+        for needed in step.depends_on:
+            depth[needed] = max(depth[needed], depth[step.id] + 1)
+    return depth
 
 
 def _consider(
@@ -140,6 +148,10 @@ def _consider_fan_out(
         kind = "nothing" if items is None else type(items).__name__
         cause = f"for_each of step {step.id!r} must be a list, it is {kind}"
         view.error = StepError(cause, fix="check the reference", code="invalid_fan_out").to_json()
+        return
+    if len(items) > MAX_ITEMS:
+        cause = f"for_each of step {step.id!r} has {len(items)} items, {MAX_ITEMS} are allowed"
+        view.error = StepError(cause, fix="split the list", code="invalid_fan_out").to_json()
         return
     runs = [executions.get(step_key(StepId(step.id), index)) for index in range(len(items))]
     failed = [run for run in runs if run is not None and run.state == "failed"]

@@ -11,15 +11,17 @@ import jsonschema
 
 from coordinator.executor import RunExecutor
 from coordinator.store.journal import Journal
-from coordinator.store.records import NewRun, RunRecord, StepRecord
+from coordinator.store.records import TERMINAL_STATUSES, NewRun, RunRecord, StepRecord
 from coordinator.watch import Watchers
 from manta.clock import Clock
 from manta.errors import (
+    Conflict,
     CoordinatorUnavailable,
     InvalidInput,
     MantaError,
     NotFound,
     StaleEpoch,
+    StepError,
     StorageUnavailable,
 )
 from manta.events import TERMINAL_EVENTS, Event
@@ -31,7 +33,9 @@ from manta.protocols import AgentRuntime
 from manta.telemetry import get_logger
 
 OPEN_RETRY_S = 1.0
-TERMINAL_STATUS = frozenset({"success", "error", "timeout", "interrupted"})
+ELSEWHERE_S = 0.5
+NO_CURSOR = 1 << 60
+"""A cursor that no token is newer than."""
 
 logger = get_logger("coordinator")
 
@@ -84,7 +88,8 @@ class CoordinatorService:
         self._journal: Journal | None = None
         self._watchers = Watchers()
         self._live: dict[RunId, RunExecutor] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._jobs: dict[RunId, asyncio.Task[None]] = {}
+        self._trouble = ""
         self._starting: asyncio.Task[None] | None = None
 
     @property
@@ -106,25 +111,32 @@ class CoordinatorService:
         await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
-        while self._journal is None:
+        while True:
             try:
-                self._journal = await Journal.open(self._url, self._clock)
-            except StorageUnavailable as error:
+                if self._journal is None:
+                    self._journal = await Journal.open(self._url, self._clock)
+                unfinished = await self._journal.unfinished()
+                break
+            except MantaError as error:
+                self._trouble = str(error)
                 logger.warning("%s; trying again", error)
                 await self._clock.sleep(OPEN_RETRY_S)
-        for record in await self._journal.unfinished():
+        self._trouble = ""
+        for record in unfinished:
             logger.info("taking up run %s", record.id)
             self._launch(record)
 
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        jobs = list(self._jobs.values())
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
         if self._journal is not None:
             await self._journal.close()
 
     def health(self) -> dict[str, Any]:
-        return {"journal": self._journal is not None, "live_runs": len(self._live)}
+        started = self._starting is not None and self._starting.done()
+        return {"journal": started, "trouble": self._trouble, "live_runs": len(self._jobs)}
 
     def graphs(self) -> list[Graph]:
         return list(self._graphs.values())
@@ -158,41 +170,55 @@ class CoordinatorService:
             body_hash=submission.fingerprint(),
             deadline=None if submission.timeout_s is None else now + submission.timeout_s,
         )
-        record, created = await self.journal.create_run(new)
+        record, _ = await self.journal.create_run(new)
         reach("coordinator.run_created")
-        if created:
+        # Also one that was there: its creation may have been answered with an error although it was written.
+        if record.status == "pending":
             self._launch(record)
         return record
 
     def _launch(self, record: RunRecord) -> None:
         run = RunId(record.id)
+        if run in self._jobs:
+            return
         self._watchers.open(run)
-        task = asyncio.create_task(self._execute(record), name=f"run {run}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        job = asyncio.create_task(self._execute(record), name=f"run {run}")
+        self._jobs[run] = job
+        job.add_done_callback(lambda _: self._forget(run))
+
+    def _forget(self, run: RunId) -> None:
+        self._jobs.pop(run, None)
+        self._live.pop(run, None)
+        self._watchers.close(run)
 
     async def _execute(self, record: RunRecord) -> None:
-        run = RunId(record.id)
+        """Drive a run until it is over, or another coordinator has it."""
+        while True:
+            try:
+                claimed = await self.journal.claim(record.id, self._owner)
+                await self._drive(claimed)
+                return
+            except StorageUnavailable as error:
+                # The run is unfinished in the journal; it is claimed anew once the journal can be written.
+                logger.error("run %s waits for its journal: %s", record.id, error)
+                await self._clock.sleep(OPEN_RETRY_S)
+            except (StaleEpoch, Conflict) as error:
+                logger.warning("run %s is no longer ours: %s", record.id, error)
+                return
+
+    async def _drive(self, claimed: RunRecord) -> None:
+        run = RunId(claimed.id)
+        executor = RunExecutor(claimed, self.journal, self._runtime, self._watchers, self._clock)
+        self._live[run] = executor
         try:
-            claimed = await self.journal.claim(record.id, self._owner)
-            executor = RunExecutor(claimed, self.journal, self._runtime, self._watchers, self._clock)
-            self._live[run] = executor
             await executor.execute()
-        except StaleEpoch:
-            logger.warning("run %s was taken over by another coordinator", run)
-        except StorageUnavailable as error:
-            # The run is unfinished in the journal; it is taken up again once the journal can be written.
-            logger.error("run %s waits for its journal: %s", run, error)
-            await self._clock.sleep(OPEN_RETRY_S)
-            self._launch(await self.journal.get_run(record.tenant, record.id))
-            return
-        except MantaError as error:
-            logger.error("run %s stopped: %s", run, error)
-        except Exception:
+        except (StorageUnavailable, StaleEpoch, Conflict):
+            raise
+        except Exception as error:
+            # A run must end, whatever went wrong: one that is left running would fail alike at every restart.
             logger.exception("run %s stopped by a defect", run)
-        finally:
-            self._live.pop(run, None)
-        self._watchers.close(run)
+            known = error if isinstance(error, MantaError) else StepError(f"{type(error).__name__}: {error}")
+            await executor.fail(known)
 
     async def get(self, tenant: Tenant, run: RunId) -> tuple[RunRecord, list[StepRecord]]:
         record = await self.journal.get_run(tenant, run)
@@ -202,8 +228,20 @@ class CoordinatorService:
         return await self.journal.list_runs(tenant, **filters)
 
     async def cancel(self, tenant: Tenant, run: RunId) -> RunRecord:
-        """Durable first, then carried down to every running step. Raises Conflict when it is over already."""
-        record = await self.journal.request_cancel(tenant, run)
+        """Durable first, then carried down to every running step; done twice it is the same.
+
+        Raises:
+            NotFound: no such run.
+            Conflict: it is over, and not by a cancel.
+        """
+        try:
+            record = await self.journal.request_cancel(tenant, run)
+        except Conflict:
+            record = await self.journal.get_run(tenant, run)
+            # The answer to an earlier cancel may have been lost on its way.
+            if record.cancel_requested and record.status == "interrupted":
+                return record
+            raise
         executor = self._live.get(run)
         if executor is not None:
             executor.cancel()
@@ -212,28 +250,29 @@ class CoordinatorService:
     async def wait(self, tenant: Tenant, run: RunId, timeout_s: float) -> RunRecord:
         """The run once it is over, or as it is after the timeout."""
         deadline = self._clock.monotonic() + timeout_s
-        seq = 0
         while True:
-            record = await self.journal.get_run(tenant, run)
+            status, seq = await self.journal.run_state(tenant, run)
             left = deadline - self._clock.monotonic()
-            if record.status in TERMINAL_STATUS or left <= 0:
-                return record
-            if not self._watchers.is_open(run):
-                await self._clock.sleep(min(left, 0.2))
-                continue
-            events = await self.journal.events(run, seq)
-            seq = events[-1].seq if events else seq
-            await self._watchers.wait(run, seq, 1 << 60, left)
+            if status in TERMINAL_STATUSES or left <= 0:
+                return await self.journal.get_run(tenant, run)
+            await self._changed(run, seq, NO_CURSOR, left)
 
     async def watch(self, tenant: Tenant, run: RunId, after: int, cursor: int, timeout_s: float) -> Watch:
         """Durable events after `after` and transient ones after `cursor`; waits up to `timeout_s` for the first."""
-        record = await self.journal.get_run(tenant, run)
+        status, _ = await self.journal.run_state(tenant, run)
         events, cursor, over = await self._news(run, after, cursor)
-        if not events and not over and record.status not in TERMINAL_STATUS:
-            await self._watchers.wait(run, after, cursor, timeout_s)
+        if not events and not over and status not in TERMINAL_STATUSES:
+            await self._changed(run, after, cursor, timeout_s)
             events, cursor, over = await self._news(run, after, cursor)
-        over = over or (not events and record.status in TERMINAL_STATUS)
+        over = over or (not events and status in TERMINAL_STATUSES)
         return Watch(tuple(events), cursor, over)
+
+    async def _changed(self, run: RunId, seq: int, cursor: int, timeout_s: float) -> None:
+        """Until something may be new. A run that is driven elsewhere is looked at again after a while."""
+        if self._watchers.is_open(run):
+            await self._watchers.wait(run, seq, cursor, timeout_s)
+        else:
+            await self._clock.sleep(min(timeout_s, ELSEWHERE_S))
 
     async def _news(self, run: RunId, after: int, cursor: int) -> tuple[list[Event], int, bool]:
         # The ring first: a token that comes in between is then shown late, not before its step began.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from manta.events import Event
 from manta.ids import RunId
 
+LINGER_S = 5.0
 RING_SIZE = 4096
 """Transient events kept per run; a watcher that falls behind further misses some, never durable ones."""
 
@@ -17,6 +18,7 @@ class _Channel:
     ring: deque[tuple[int, Event]] = field(default_factory=lambda: deque(maxlen=RING_SIZE))
     count: int = 0
     last_seq: int = 0
+    over: bool = False
 
 
 class Watchers:
@@ -26,16 +28,24 @@ class Watchers:
         self._channels: dict[RunId, _Channel] = {}
 
     def open(self, run: RunId) -> None:
-        self._channels.setdefault(run, _Channel())
+        known = self._channels.get(run)
+        if known is None or known.over:
+            self._channels[run] = _Channel()
 
     def close(self, run: RunId) -> None:
-        """Forget a run that is over; whoever waits is woken and finds the end in the journal."""
-        channel = self._channels.pop(run, None)
+        """The run is over: whoever waits is woken and finds the end in the journal.
+
+        The ring stays a moment, for those who have not seen its last tokens.
+        """
+        channel = self._channels.get(run)
         if channel is not None:
+            channel.over = True
             channel.changed.set()
+            asyncio.get_running_loop().call_later(LINGER_S, self._channels.pop, run, None)
 
     def is_open(self, run: RunId) -> bool:
-        return run in self._channels
+        channel = self._channels.get(run)
+        return channel is not None and not channel.over
 
     def publish(self, events: list[Event]) -> None:
         """Durable events were committed."""
@@ -65,7 +75,7 @@ class Watchers:
     async def wait(self, run: RunId, seq: int, cursor: int, timeout_s: float) -> None:
         """Return when there may be something newer than both cursors, when the run ends, or after the timeout."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        while (channel := self._channels.get(run)) is not None:
+        while (channel := self._channels.get(run)) is not None and not channel.over:
             if channel.last_seq > seq or channel.count > max(cursor, 0):
                 return
             channel.changed.clear()

@@ -11,7 +11,6 @@ import httpx
 from manta import wire
 from manta.client_core import (
     PATIENCE_S,
-    STREAM_SILENCE_S,
     TRIES,
     ClientCore,
     Messages,
@@ -82,7 +81,7 @@ class AsyncClient(ClientCore):
         follower = self.follower(run_id, after)
         while not follower.finished:
             try:
-                timeout = self.stream_timeout(silence_s or STREAM_SILENCE_S)
+                timeout = self.stream_timeout(silence_s)
                 headers = follower.headers()
                 async with self._http.stream(
                     "GET", stream_path(run_id), headers=headers, timeout=timeout
@@ -94,11 +93,11 @@ class AsyncClient(ClientCore):
                     async for chunk in response.aiter_bytes():
                         for event in follower.feed(chunk):
                             yield event
-                        if follower.finished:
+                        if follower.finished or follower.silent(silence_s):
                             return
                 delay = follower.broke_off()
             except httpx.HTTPError as error:
-                if silence_s is not None and isinstance(error, httpx.ReadTimeout):
+                if isinstance(error, httpx.ReadTimeout) and follower.silent(silence_s):
                     return
                 delay = self.again(error, follower.patience)
             except MantaError as error:

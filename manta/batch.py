@@ -86,17 +86,25 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lines = _read_results(path)
+        self._lines: list[dict[str, Any]] = []
         self.tries: dict[str, int] = {}
+        """Runs of each task that have ended, without success."""
         self.succeeded: set[str] = set()
-        for line in self._lines:
-            if line["status"] == "success":
-                self.succeeded.add(line["id"])
-            elif line.get("run_id"):
-                self.tries[line["id"]] = self.tries.get(line["id"], 0) + 1
+        for line in _read_results(path):
+            self._count(line)
+
+    def _count(self, line: dict[str, Any]) -> None:
+        self._lines.append(line)
+        if line["status"] == "success":
+            self.succeeded.add(line["id"])
+            return
+        so_far, told = self.tries.get(line["id"], 0), line.get("tries")
+        # A line says it itself, as only the last one of a task is kept; lines of older files do not.
+        own = told if isinstance(told, int) else so_far + bool(line.get("run_id"))
+        self.tries[line["id"]] = max(so_far, own)
 
     def append(self, line: dict[str, Any]) -> None:
-        self._lines.append(line)
+        self._count(line)
         with self._path.open("ab+") as file:
             # A crash may have left half a line: what follows it must start on a line of its own.
             if file.tell() and not self._ends_with_newline():
@@ -154,22 +162,22 @@ async def run_batch(
 
 
 async def _perform(client: AsyncClient, graph: str, task: Task, tries: int) -> dict[str, Any]:
+    """The task's line. `tries` in it counts runs that ended: one that was lost from sight is found again."""
+
+    def line(status: str, run_id: str | None, ended: int, **more: Any) -> dict[str, Any]:
+        return {"id": task.id, "status": status, "run_id": run_id, "tries": tries + ended, **more}
+
     if task.bad is not None:
-        return {"id": task.id, "status": "error", "run_id": None, "error": task.bad.to_json()}
+        return line("error", None, 0, error=task.bad.to_json())
     run_id: str | None = None
     try:
         run_id = (await _submit(client, graph, task, idempotency_key(graph, task, tries))).id
         result = await client.wait(run_id)
     except MantaError as error:
-        return {"id": task.id, "status": "error", "run_id": run_id, "error": error.to_json()}
+        return line("error", run_id, 0, error=error.to_json())
     if result.run.status == "success":
-        return {"id": task.id, "status": "success", "run_id": run_id, "output": result.output}
-    return {
-        "id": task.id,
-        "status": result.run.status,
-        "run_id": run_id,
-        "error": result.run.failure().to_json(),
-    }
+        return line("success", run_id, 1, output=result.output)
+    return line(result.run.status, run_id, 1, error=result.run.failure().to_json())
 
 
 async def _submit(client: AsyncClient, graph: str, task: Task, key: str) -> Run:

@@ -15,7 +15,6 @@ from manta import wire
 from manta.async_client import AsyncClient
 from manta.client_core import (
     PATIENCE_S,
-    STREAM_SILENCE_S,
     TRIES,
     ClientCore,
     Messages,
@@ -102,12 +101,13 @@ class Client(ClientCore):
 
         Args:
             after: leave out events up to this sequence number.
-            silence_s: return when nothing came for so long; None follows to the end.
+            silence_s: return when no event came for so long; None follows to the end. Over 15 s it is looked at
+                when the service's keep-alive comes, every 15 s.
         """
         follower = self.follower(run_id, after)
         while not follower.finished:
             try:
-                timeout = self.stream_timeout(silence_s or STREAM_SILENCE_S)
+                timeout = self.stream_timeout(silence_s)
                 with self._http.stream(
                     "GET", stream_path(run_id), headers=follower.headers(), timeout=timeout
                 ) as response:
@@ -117,11 +117,11 @@ class Client(ClientCore):
                     self.met = True
                     for chunk in response.iter_bytes():
                         yield from follower.feed(chunk)
-                        if follower.finished:
+                        if follower.finished or follower.silent(silence_s):
                             return
                 delay = follower.broke_off()
             except httpx.HTTPError as error:
-                if silence_s is not None and isinstance(error, httpx.ReadTimeout):
+                if isinstance(error, httpx.ReadTimeout) and follower.silent(silence_s):
                     return
                 delay = self.again(error, follower.patience)
             except MantaError as error:

@@ -59,7 +59,8 @@ class ClientCore:
         )
 
     def follower(self, run_id: str, after: int) -> Follower:
-        return Follower(run_id, after, Patience(run_id, self.patience_s, time.monotonic), time.time)
+        patience = Patience(run_id, self.patience_s, time.monotonic)
+        return Follower(run_id, after, patience, time.time, time.monotonic)
 
     def again(self, error: Exception, patience: Patience) -> float:
         """Seconds until a watched run is asked for again; raises `error` when that is no use."""
@@ -71,7 +72,8 @@ class ClientCore:
                 raise error from None
         return patience.lost(str(error) or type(error).__name__)
 
-    def stream_timeout(self, silence_s: float) -> httpx.Timeout:
+    def stream_timeout(self, silence_s: float | None) -> httpx.Timeout:
+        silence_s = STREAM_SILENCE_S if silence_s is None else min(silence_s, STREAM_SILENCE_S)
         return httpx.Timeout(silence_s, connect=CONNECT_TIMEOUT_S)
 
 

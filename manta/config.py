@@ -236,6 +236,13 @@ def secret(name: str, environment: Mapping[str, str] | None = None) -> str:
     return value
 
 
+def ray_token_file(settings: Settings) -> Path:
+    """Where the token of the platform's Ray lies: our own Ray's in `home`, a cluster's where Ray looks for it."""
+    if not settings.ray.address:
+        return settings.home / "ray_token"
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+
+
 def child_environment(**changes: str) -> dict[str, str]:
     """This process's environment with changes, for a process that is about to be started."""
     return {**os.environ, **changes}

@@ -45,7 +45,8 @@ class MantaError(Exception):
 
     code: str = "error"
     http_status: ClassVar[int] = 500
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
+    """Whether the same request may succeed later. A class's own; `error_from_json` keeps what the sender said."""
 
     def __init__(self, message: str, *, fix: str = "", code: str | None = None) -> None:
         # Everything goes to the base constructor: pickle rebuilds an exception from its args.
@@ -55,17 +56,19 @@ class MantaError(Exception):
         self.code = code or type(self).code
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.fix, self.code)
+        return _rebuild, (type(self), self.message, self.fix, self.code, self.retryable)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" + (f" ({self.fix})" if self.fix else "")
 
-    def to_json(self) -> dict[str, str]:
-        return {"code": self.code, "message": self.message, "fix": self.fix}
+    def to_json(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "fix": self.fix, "retryable": self.retryable}
 
 
-def _rebuild(kind: type[MantaError], message: str, fix: str, code: str) -> MantaError:
-    return kind(message, fix=fix, code=code)
+def _rebuild(kind: type[MantaError], message: str, fix: str, code: str, retryable: bool) -> MantaError:
+    error = kind(message, fix=fix, code=code)
+    error.retryable = retryable
+    return error
 
 
 class InvalidInput(MantaError):
@@ -193,7 +196,9 @@ def error_from_json(data: dict[str, Any]) -> MantaError:
     """The error a service described in JSON, as the class its code belongs to (MantaError if unknown)."""
     code = str(data.get("code", "error"))
     kind = _by_code(MantaError).get(code, MantaError)
-    return kind(str(data.get("message", "unknown error")), fix=str(data.get("fix", "")), code=code)
+    error = kind(str(data.get("message", "unknown error")), fix=str(data.get("fix", "")), code=code)
+    error.retryable = bool(data.get("retryable", kind.retryable))
+    return error
 
 
 def _by_code(base: type[MantaError]) -> dict[str, type[MantaError]]:

@@ -1,7 +1,7 @@
 """What happens in a run, as its watchers see it.
 
-Durable events have a gapless `seq` from 1 and are journaled before anyone sees them; token deltas
-(`seq` 0) pass through a bounded ring and are never journaled.
+Durable events have a gapless `seq` from 1 and are journaled before anyone sees them; token deltas and
+finished calls (`seq` 0) pass through a bounded ring and are never journaled.
 """
 
 from dataclasses import dataclass, field
@@ -31,10 +31,10 @@ TERMINAL_EVENTS: frozenset[str] = frozenset({"run_done", "run_failed", "run_canc
 class Event:
     """`at` is seconds since the epoch. `data` by type:
 
-    run_started: graph, version, steps (the step ids in order), input
+    run_started: graph, version, steps (the step ids in order), manta (its version); run_resumed: epoch
     step_started: attempt, agent; step_retried: attempt, error, delay_s
-    step_done: usage, seconds; step_failed: error; call_done: kind, name, usage, replayed
-    token: text; run_done: output; run_failed, run_cancelled: error
+    step_done: usage, seconds; step_failed: error; call_done (transient): kind, name, usage, replayed
+    token (transient): text; run_done: usage; run_failed: error
     """
 
     run: RunId

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,12 +19,12 @@ import jmespath.exceptions
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from manta.errors import InvalidGraph
+from manta.errors import InvalidGraph, StepError
 from manta.ids import StepId
 
 REFERENCE = re.compile(r"\$\{([^}]*)\}")
 MAX_STEPS = 1000
-_STEP_FIELDS = re.compile(r"\bsteps\.([a-z][a-z0-9_]*)")
+_STEP_FIELDS = re.compile(r"(?<![\w.])steps\.([a-z][a-z0-9_]*)")
 StepName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
@@ -69,7 +70,9 @@ class Step(BaseModel):
         """Every reference of this step, without its `${}`."""
         yield from _expressions([self.input, self.for_each, self.when])
 
+    @cached_property
     def depends_on(self) -> frozenset[StepId]:
+        """The steps whose outputs this one refers to, and those it names in `needs`."""
         referred = (name for expression in self.expressions() for name in _STEP_FIELDS.findall(expression))
         return frozenset(StepId(name) for name in (*self.needs, *referred))
 
@@ -94,7 +97,7 @@ class Graph(BaseModel):
             raise ValueError(f"step {sorted(repeated)[0]!r} is there twice")
         for step in self.steps:
             _check_expressions(step)
-            unknown = sorted(step.depends_on() - set(ids))
+            unknown = sorted(step.depends_on - set(ids))
             if unknown:
                 raise ValueError(f"step {step.id!r} refers to {unknown[0]!r}, which is no step")
         _check_output(self.output, set(ids))
@@ -158,17 +161,31 @@ def check_names(graph: Graph, names: Names) -> None:
 
 
 def resolve(template: Any, scope: Mapping[str, Any]) -> Any:
-    """Replace the references in `template` by the values in `scope`; a missing value is None."""
+    """Replace the references in `template` by the values in `scope`; a missing value is None.
+
+    Raises:
+        StepError: a reference does not fit the values, `length(input.n)` of a number say.
+    """
     if isinstance(template, str):
         whole = REFERENCE.fullmatch(template)
         if whole:
-            return jmespath.search(whole.group(1), scope)
-        return REFERENCE.sub(lambda m: _as_text(jmespath.search(m.group(1), scope)), template)
+            return _search(whole.group(1), scope)
+        return REFERENCE.sub(lambda m: _as_text(_search(m.group(1), scope)), template)
     if isinstance(template, Mapping):
         return {key: resolve(value, scope) for key, value in template.items()}
     if isinstance(template, list | tuple):
         return [resolve(value, scope) for value in template]
     return template
+
+
+def _search(expression: str, scope: Mapping[str, Any]) -> Any:
+    try:
+        return jmespath.search(expression, scope)
+    except jmespath.exceptions.JMESPathError as error:
+        cause = f"${{{expression}}} does not fit the values: {' '.join(str(error).split())[:200]}"
+        raise StepError(
+            cause, fix="mend the reference, or the step before it", code="bad_reference"
+        ) from None
 
 
 def _as_text(value: Any) -> str:
@@ -213,7 +230,7 @@ def _compile(expression: str, where: str) -> None:
 
 def _in_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """Topological order that keeps the written order where it can (Kahn's algorithm)."""
-    waiting = {step.id: set(step.depends_on()) for step in steps}
+    waiting = {step.id: set(step.depends_on) for step in steps}
     ordered: list[Step] = []
     while len(ordered) < len(steps):
         done = {step.id for step in ordered}

@@ -141,16 +141,22 @@ def _refusals(job: Job) -> Iterator[None]:
 
 
 def _headers(token_path: str) -> dict[str, str]:
-    """Ray's token as a header: given explicitly, it needs no environment variable of this process."""
+    """Ray's token as a header: given explicitly, it needs no environment variable of this process.
+
+    None for a Ray that was started without a token; then Ray's client looks for one itself.
+    """
     if not token_path:
         return {}
     try:
-        return {"Authorization": f"Bearer {Path(token_path).read_text(encoding='utf-8').strip()}"}
+        token = Path(token_path).expanduser().read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise PlatformError(f"{token_path} is not a token of Ray's", fix="manta down; manta up") from None
     except OSError as error:
         raise PlatformError(
             f"cannot read Ray's token {token_path}: {error.strerror}",
             fix="run as the user who started the platform",
         ) from None
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _log_lines(client: Any, job_id: str) -> Iterator[str]:

@@ -222,7 +222,6 @@ class TaskResult:
     output: Any = None
     error: dict[str, str] | None = None
     usage: Usage = Usage()
-    artifacts: tuple[ArtifactRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The places where one part can be swapped for another. What is handed in at composition satisfies these."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -126,6 +127,14 @@ class Agent(Protocol):
 
 class AgentRuntime(Protocol):
     """Where tasks run: in this process, or in pools of Ray actors."""
+
+    def slot(self, agent: str) -> AbstractAsyncContextManager[None]:
+        """A place in the agent's pool. Waiting for it costs none of a step's time.
+
+        Raises:
+            NotFound: there is no such agent.
+        """
+        ...
 
     async def perform(self, task: Task) -> TaskResult:
         """Runs the task to its end. Cancelling the awaiting task cancels the agent's work too.

@@ -73,7 +73,7 @@ class Patience:
 
     Args:
         run: the run that is watched, for the message.
-        limit_s: seconds without any success before giving up.
+        limit_s: seconds without a byte before giving up.
     """
 
     def __init__(self, run: str, limit_s: float, monotonic: Callable[[], float]) -> None:
@@ -85,6 +85,10 @@ class Patience:
     def reset(self) -> None:
         self._delay = FIRST_DELAY_S
         self._since: float | None = None
+
+    def heard(self) -> None:
+        """The other side is there. Pauses go on growing: a connection that brings no event is soon cut again."""
+        self._since = None
 
     def lost(self, cause: str) -> float:
         """Seconds to wait before the next try. Raises PlatformError when patience is over."""
@@ -106,16 +110,26 @@ class Follower:
     Args:
         run: the run.
         after: events up to this sequence number are not wanted.
-        patience: reset by every event.
+        patience: renewed by every byte, be it of a keep-alive comment.
         now: epoch seconds, for the time of token deltas.
+        monotonic: seconds, for how long no event came.
     """
 
-    def __init__(self, run: str, after: int, patience: Patience, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        run: str,
+        after: int,
+        patience: Patience,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
         self.last = after
         self.finished = False
         self.patience = patience
         self._run = RunId(run)
         self._now = now
+        self._monotonic = monotonic
+        self._last_event = monotonic()
         self._parser = FrameParser()
         # What an `error` frame said; the event that says the same of the run may come behind it.
         self._said: MantaError | None = None
@@ -128,12 +142,19 @@ class Follower:
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events in the next bytes."""
+        self.patience.heard()
         for frame in self._parser.feed(chunk):
             event = self._read(frame)
             if event is not None:
                 yield event
+                # After the yield: what the reader does with an event is no silence of the run's.
+                self._last_event = self._monotonic()
             if self.finished:
                 return
+
+    def silent(self, limit_s: float | None) -> bool:
+        """Whether no event came for `limit_s`; None is no limit. Keep-alive comments are not events."""
+        return limit_s is not None and self._monotonic() - self._last_event >= limit_s
 
     def broke_off(self) -> float:
         """The stream ended before the run did: seconds until the next connection. Raises what it said last."""

@@ -30,7 +30,8 @@ from tools.actor import DOCUMENTS_ACTOR, DocumentsActor
 from tools.ray_calls import NAMESPACE, unwrap
 
 GATEWAY_APP = "manta"
-READY_TIMEOUT_S = 300.0
+READY_TIMEOUT_S = 150.0
+"""Less than the 180 s for which `manta up` waits, so that it hears which part was late."""
 POLL_S = 0.1
 
 State: TypeAlias = Literal["starting", "ready", "failed"]
@@ -69,7 +70,9 @@ def deploy(settings: Settings, report: Report = _silent) -> None:
 def build(arguments: dict[str, str] | None = None) -> serve.Application:
     """The gateway as an application, for `serve run serve_app.app:build config=manta.yaml` and `serve deploy`.
 
-    Its replica brings up the other parts on the way, so one command deploys the whole platform.
+    Building it starts the coordinator, the documents and the models where it is built, so one command deploys
+    the whole platform; with SQLite that node then holds the journal. Code of your own goes along by the
+    command's `--working-dir`.
     """
     config = (arguments or {}).get("config")
     settings = load_settings(Path(config) if config else None)
@@ -82,11 +85,12 @@ def build(arguments: dict[str, str] | None = None) -> serve.Application:
 
 def undeploy(settings: Settings) -> None:
     """Take this platform's parts off a cluster that goes on without them; other applications stay."""
-    for name in (GATEWAY_APP, *(model_app(model) for model in settings.models), EMBEDDER_APP):
-        serve.delete(name)
-    for name in (COORDINATOR, DOCUMENTS_ACTOR, *member_names(settings.agents)):
+    # The coordinator first: a run that loses its models under a living one would be written down as failed.
+    for name in (COORDINATOR, *member_names(settings.agents), DOCUMENTS_ACTOR):
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(name, namespace=NAMESPACE))
+    for name in (GATEWAY_APP, *(model_app(model) for model in settings.models), EMBEDDER_APP):
+        serve.delete(name, _blocking=False)
 
 
 def _start_backstage(composition: Composition, graphs: Mapping[str, Graph]) -> list[_Part]:
@@ -94,9 +98,13 @@ def _start_backstage(composition: Composition, graphs: Mapping[str, Graph]) -> l
     coordinator = _coordinator(composition, graphs)
     documents = _documents(composition.settings)
     journal = _Answer(coordinator.health)
+
+    def journal_open() -> bool:
+        return bool((journal.get() or {}).get("journal"))
+
     agents = _Answer(coordinator.prewarm)
     return [
-        _Part("coordinator", lambda: bool((journal.get() or {}).get("journal"))),
+        _Part("coordinator", journal_open),
         _Part("documents", _Answer(documents.ping).arrived),
         _Part("agents", agents.arrived),
     ]

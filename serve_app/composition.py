@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import coordinator
-from agents.actor import Hosting, RemoteCallLog, TokenRelay, coordinator_link
+from agents.actor import Hosting, Relay, RemoteCallLog, coordinator_link
 from agents.context import LocalArtifacts
 from agents.host import HostParts
 from manta.clock import SystemClock
@@ -35,7 +35,7 @@ class Composition:
             documents=RemoteDocuments(),
             artifacts=self.artifacts(),
             call_log=RemoteCallLog(link),
-            send_token=TokenRelay(link, SystemClock().now).send,
+            watchers=Relay(link, SystemClock().now),
         )
 
     def platform(self) -> Platform:

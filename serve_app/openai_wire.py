@@ -6,6 +6,9 @@ from typing import Any
 
 from manta.errors import InvalidInput
 from manta.messages import ChatMessage, ChatRequest, ToolCall, ToolSpec, Usage
+from serve_app import strict_json
+
+TOOL_CHOICES = frozenset({"auto", "none", "required"})
 
 
 def message_to_wire(message: ChatMessage) -> dict[str, Any]:
@@ -24,25 +27,48 @@ def call_to_wire(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def message_from_wire(data: Mapping[str, Any]) -> ChatMessage:
+def message_from_wire(data: Any) -> ChatMessage:
     """Raises InvalidInput for a content part that is not text, and for arguments that are not a JSON object."""
-    calls = tuple(call_from_wire(call) for call in data.get("tool_calls") or ())
-    role = "system" if data.get("role") == "developer" else str(data.get("role"))
+    data = _object(data, "a message")
+    role = "system" if data.get("role") == "developer" else data.get("role")
     if role not in ("system", "user", "assistant", "tool"):
         raise InvalidInput(f"unknown role {role!r}", fix="one of system, developer, user, assistant, tool")
-    text = _text(data.get("content"))
-    return ChatMessage(role, text, calls, data.get("tool_call_id"), data.get("name"))  # type: ignore[arg-type]
+    calls = tuple(call_from_wire(call) for call in _list(data.get("tool_calls"), "tool_calls"))
+    call_id, name = (_optional_string(data, key) for key in ("tool_call_id", "name"))
+    return ChatMessage(role, _text(data.get("content")), calls, call_id, name)
 
 
-def call_from_wire(data: Mapping[str, Any]) -> ToolCall:
-    function = data.get("function") or {}
+def call_from_wire(data: Any) -> ToolCall:
+    """Raises InvalidInput for a call that is not shaped like one, or whose arguments are not a JSON object."""
+    data = _object(data, "a tool call")
+    function = _object(data.get("function"), "a tool call's function")
+    name, text = _optional_string(function, "name") or "", _optional_string(function, "arguments")
     try:
-        arguments = json.loads(function.get("arguments") or "{}")
-    except json.JSONDecodeError:
-        arguments = None
+        arguments = strict_json.loads(text or "{}")
+    except InvalidInput as error:
+        raise InvalidInput(f"the arguments of {name!r}: {error.message}", fix=error.fix) from None
     if not isinstance(arguments, dict):
-        raise InvalidInput(f"the arguments of {function.get('name')!r} are not a JSON object")
-    return ToolCall(str(data.get("id", "")), str(function.get("name", "")), arguments)
+        raise InvalidInput(f"the arguments of {name!r} are not a JSON object", fix="encode an object")
+    return ToolCall(_optional_string(data, "id") or "", name, arguments)
+
+
+def _object(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"{what} must be an object, not {str(value)[:40]!r}", fix="see OpenAI's API")
+    return value
+
+
+def _list(value: Any, what: str) -> Sequence[Any]:
+    if value is not None and not isinstance(value, list):
+        raise InvalidInput(f"{what} must be a list, not {str(value)[:40]!r}", fix="see OpenAI's API")
+    return value or ()
+
+
+def _optional_string(data: Mapping[str, Any], key: str) -> str | None:
+    value = data.get(key)
+    if value is not None and not isinstance(value, str):
+        raise InvalidInput(f"{key} must be a string, not {str(value)[:40]!r}", fix="see OpenAI's API")
+    return value
 
 
 def _text(content: Any) -> str:
@@ -73,7 +99,7 @@ def request_to_wire(request: ChatRequest, model: str, stream: bool) -> dict[str,
         "seed": request.seed,
         "response_format": request.response_format,
         "tools": [tool_to_wire(tool) for tool in request.tools] or None,
-        "tool_choice": request.tool_choice,
+        "tool_choice": _choice_to_wire(request.tool_choice),
     }
     return wire | {key: value for key, value in optional.items() if value is not None}
 
@@ -83,14 +109,41 @@ def tool_to_wire(tool: ToolSpec) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def tools_from_wire(tools: Sequence[Mapping[str, Any]] | None) -> tuple[ToolSpec, ...]:
-    functions = [tool.get("function") or {} for tool in tools or ()]
-    return tuple(
-        ToolSpec(
-            str(f.get("name", "")), str(f.get("description", "")), f.get("parameters") or {"type": "object"}
-        )
-        for f in functions
-    )
+def tools_from_wire(tools: Any) -> tuple[ToolSpec, ...]:
+    """Raises InvalidInput for what is not a list of named functions."""
+    return tuple(_tool_from_wire(tool) for tool in _list(tools, "tools"))
+
+
+def _tool_from_wire(data: Any) -> ToolSpec:
+    function = _object(_object(data, "a tool").get("function"), "a tool's function")
+    name = _optional_string(function, "name")
+    if not name:
+        raise InvalidInput("a tool has no name", fix="give its function a name")
+    parameters = function.get("parameters")
+    schema = {"type": "object"} if parameters is None else _object(parameters, f"the parameters of {name!r}")
+    return ToolSpec(name, _optional_string(function, "description") or "", dict(schema))
+
+
+def choice_from_wire(choice: Any, tools: Sequence[ToolSpec]) -> str | None:
+    """`auto`, `none` or `required` as they are, a function that must be called by its name.
+
+    Raises:
+        InvalidInput: it is none of these, or names a function that is not among the tools.
+    """
+    if choice is None or (isinstance(choice, str) and choice in TOOL_CHOICES):
+        return choice
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str) or name not in {tool.name for tool in tools}:
+        fix = 'auto, none, required, or {"type": "function", "function": {"name": ...}} of one of the tools'
+        raise InvalidInput(f"tool_choice cannot be {str(choice)[:80]!r}", fix=fix)
+    return name
+
+
+def _choice_to_wire(choice: str | None) -> str | dict[str, Any] | None:
+    if choice is None or choice in TOOL_CHOICES:
+        return choice
+    return {"type": "function", "function": {"name": choice}}
 
 
 def usage_to_wire(usage: Usage) -> dict[str, Any]:

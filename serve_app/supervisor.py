@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ import ray
 
 import manta
 from agents.actor import COORDINATOR
-from manta.config import Settings
+from manta.config import Settings, ray_token_file
 from manta.errors import PlatformError
 from manta.platform_process import check_port, running
 from manta.telemetry import get_logger
@@ -120,14 +121,15 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         self._report("platform", "stopping")
-        if ray.is_initialized():
-            if self._settings.ray.address:
+        try:
+            # On a Ray of our own everything goes with it.
+            if ray.is_initialized() and self._settings.ray.address:
                 undeploy(self._settings)
-            # Replicas of a Ray of our own go with it.
+        finally:
             ray.shutdown()
-        _end_children()
-        (self._home / "platform.json").unlink(missing_ok=True)
-        self._report("platform", "stopped")
+            _end_children()
+            (self._home / "platform.json").unlink(missing_ok=True)
+            self._report("platform", "stopped")
 
     def _write_state(self) -> None:
         state = {
@@ -136,7 +138,7 @@ class Supervisor:
             "address": self._settings.address,
             "dashboard": _dashboard_url(),
             "ray_address": ray.get_runtime_context().gcs_address,
-            "token_path": str(self._home / "ray_token"),
+            "token_path": str(ray_token_file(self._settings)),
             "version": manta.__version__,
         }
         path = self._home / "platform.json"
@@ -166,6 +168,10 @@ def ray_folder(home: Path) -> Path:
     name = hashlib.sha256(str(home).encode()).hexdigest()[:8]
     folder = Path(tempfile.gettempdir()) / f"manta-{os.getuid()}-{name}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        # Whoever owns it would own Ray's sockets; in a folder that all can write to, names can be taken.
+        raise PlatformError(f"{folder} is not this user's alone", fix="remove it", code="unsafe_folder")
     return folder
 
 

@@ -1,5 +1,6 @@
 """Calling a named Ray actor so that its death is an ordinary error and its own errors arrive as themselves."""
 
+import asyncio
 from typing import Any
 
 import ray
@@ -37,7 +38,8 @@ class NamedActor:
     async def _once(self, method: str, arguments: tuple[Any, ...]) -> Any:
         try:
             if self._handle is None:
-                self._handle = ray.get_actor(self._name, namespace=NAMESPACE)
+                # A blocking call to Ray's control service.
+                self._handle = await asyncio.to_thread(ray.get_actor, self._name, namespace=NAMESPACE)
             return await getattr(self._handle, method).remote(*arguments)
         except ray.exceptions.RayTaskError as error:
             raise unwrap(error) from None
@@ -49,12 +51,12 @@ class NamedActor:
             ) from None
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Send without waiting for an answer; lost if the actor is not there just now."""
+        """Send without waiting for an answer; lost if the actor is not known or not there just now."""
+        if self._handle is None:
+            return
         try:
-            if self._handle is None:
-                self._handle = ray.get_actor(self._name, namespace=NAMESPACE)
             getattr(self._handle, method).remote(*arguments)
-        except (ValueError, ray.exceptions.RayActorError):
+        except ray.exceptions.RayActorError:
             self._handle = None
 
 

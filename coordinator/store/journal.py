@@ -132,11 +132,15 @@ class Journal:
         """Raises NotFound, also for another tenant's run."""
         return await self._read(lambda c: reads.get_run(c, tenant, run_id))
 
+    async def run_state(self, tenant: Tenant, run_id: RunId) -> tuple[str, int]:
+        """Status and last event number: what a watcher asks again and again. Raises NotFound."""
+        return await self._read(lambda c: reads.run_state(c, tenant, run_id))
+
     async def list_runs(
         self,
         tenant: Tenant,
         *,
-        status: RunStatus | None = None,
+        status: RunStatus | Sequence[RunStatus] | None = None,
         graph: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         limit: int = 10,

@@ -1,6 +1,6 @@
 """What is read from the journal. Every query of one run names its tenant, or finds it by the run's id."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, Table, exists, func, select
@@ -29,10 +29,19 @@ def get_run(connection: Connection, tenant: str, run_id: str) -> RunRecord:
     return run_record(row)
 
 
+def run_state(connection: Connection, tenant: str, run_id: str) -> tuple[str, int]:
+    """Status and last event number, without the run's graph, input and output."""
+    query = select(runs.c.status, runs.c.last_seq).where(runs.c.tenant == tenant, runs.c.id == plain(run_id))
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise run_not_found(run_id)
+    return row.status, row.last_seq
+
+
 def list_runs(
     connection: Connection,
     tenant: str,
-    status: str | None,
+    status: str | Sequence[str] | None,
     graph: str | None,
     metadata: Mapping[str, Any] | None,
     limit: int,
@@ -40,7 +49,8 @@ def list_runs(
 ) -> list[RunRecord]:
     query = run_query().where(runs.c.tenant == tenant)
     if status is not None:
-        query = query.where(runs.c.status == status)
+        wanted = (status,) if isinstance(status, str) else tuple(status)
+        query = query.where(runs.c.status.in_(wanted))
     if graph is not None:
         query = query.where(runs.c.graph_name == graph)
     for key, value in (metadata or {}).items():

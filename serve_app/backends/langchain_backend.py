@@ -4,10 +4,14 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from manta.config import ModelSettings, secret
-from manta.errors import ModelLoadError, RemoteModelError
+from manta.errors import ContextLengthExceeded, ModelError, ModelLoadError, RemoteModelError
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo, ToolCall, Usage
+from serve_app.backends.refusal import Refused, refusal
 from serve_app.backends.remote import CHARACTERS_PER_TOKEN, DEFAULT_WINDOW
 from serve_app.openai_wire import message_to_wire, tool_to_wire
+
+_CUT_SHORT = ("length", "max_tokens", "MAX_TOKENS")
+"""Vendors' words for an answer that ended at max_tokens."""
 
 
 class LangChainBackend:
@@ -22,13 +26,8 @@ class LangChainBackend:
     def start(self) -> None:
         from langchain.chat_models import init_chat_model
 
-        options: dict[str, Any] = {"timeout": self._settings.timeout_s}
-        if self._settings.api_key_env:
-            options["api_key"] = secret(self._settings.api_key_env)
-        if self._settings.base_url:
-            options["base_url"] = self._settings.base_url
         try:
-            self._model = init_chat_model(self._settings.source, **options)
+            self._model = init_chat_model(self._settings.source, **_construction(self._settings))
         except (ImportError, ValueError) as error:
             cause = f"model {self._name}: {' '.join(str(error).split())}"
             raise ModelLoadError(
@@ -58,31 +57,101 @@ class LangChainBackend:
                 if chunk.text:
                     yield ChatChunk(text=chunk.text)
         except Exception as error:
-            # Every vendor has an error tree of its own; all of them mean that the model did not answer.
-            cause = f"model {self._name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            raise RemoteModelError(cause, fix="check the key and the model's name") from None
+            # Every vendor has an error tree of its own. OpenAI's class also raises after the last piece of an answer
+            # that max_tokens cut, where a shape was asked; what came is whole for us.
+            if not _cut_short(whole):
+                raise _translated(self._name, error) from None
         self._served += 1
-        yield _last(whole)
+        yield _last(self._name, whole)
 
     def _bound(self, request: ChatRequest) -> Any:
-        options = {
-            "temperature": request.temperature,
-            "max_tokens": request.max_tokens,
-            "stop": list(request.stop),
-        }
-        model = self._model.bind(**{key: value for key, value in options.items() if value not in (None, [])})
+        model = self._model
         if request.tools:
-            model = self._model.bind_tools([tool_to_wire(tool) for tool in request.tools])
-        return model
+            # Only OpenAI says `required`; LangChain's common word is `any`.
+            choice = "any" if request.tool_choice == "required" else request.tool_choice
+            chosen = {} if choice is None else {"tool_choice": choice}
+            model = model.bind_tools([tool_to_wire(tool) for tool in request.tools], **chosen)
+        return model.bind(**_options(request))
 
     def stats(self) -> dict[str, Any]:
         return {"served": self._served}
 
 
-def _last(whole: Any) -> ChatChunk:
+def _construction(settings: ModelSettings) -> dict[str, Any]:
+    # The caller retries and records each try, so the vendor's own client must not.
+    options: dict[str, Any] = {"timeout": settings.timeout_s, "max_retries": 0}
+    if settings.api_key_env:
+        options["api_key"] = secret(settings.api_key_env)
+    if settings.base_url:
+        options["base_url"] = settings.base_url
+        if settings.source.startswith("openai:"):
+            # OpenAI's class asks servers other than OpenAI's for no usage unless it is told to.
+            options["stream_usage"] = True
+    return options
+
+
+def _options(request: ChatRequest) -> dict[str, Any]:
+    """What the request asks for, by LangChain's names. What it leaves at its default is the vendor's to choose."""
+    asked = {
+        "temperature": request.temperature,
+        "top_p": request.top_p if request.top_p != 1 else None,
+        "max_tokens": request.max_tokens,
+        "stop": list(request.stop) or None,
+        "seed": request.seed,
+        "response_format": request.response_format,
+    }
+    return {key: value for key, value in asked.items() if value is not None}
+
+
+def _translated(name: str, error: Exception) -> ModelError:
+    from langchain_core.exceptions import ContextOverflowError
+    from langchain_core.exceptions import ModelError as VendorError
+
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, ContextOverflowError):
+        return ContextLengthExceeded(f"model {name}: {text}", fix="shorten the prompt")
+    status = _status(error)
+    if status is not None:
+        return refusal(name, status, text, named_by="source")
+    cause = f"model {name}: {type(error).__name__}: {text}"
+    final = isinstance(error, VendorError) and not error.is_retryable
+    if final or isinstance(error, TypeError | NotImplementedError):
+        return Refused(cause, fix="the vendor's class does not take what was asked; ask for less")
+    return RemoteModelError(cause, fix=f"check models.{name}.base_url, then try again")
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status, where the vendors' classes keep it: on the error or on its response."""
+    for holder in (error, getattr(error, "response", None)):
+        for field in ("status_code", "code"):
+            status = getattr(holder, field, None)
+            if isinstance(status, int) and 400 <= status < 600:
+                return status
+    return None
+
+
+def _last(name: str, whole: Any) -> ChatChunk:
     if whole is None:
         return ChatChunk(finish_reason="stop", usage=Usage(model_calls=1))
+    if whole.invalid_tool_calls:
+        broken = whole.invalid_tool_calls[0]["name"]
+        raise RemoteModelError(f"model {name}: the arguments of {broken!r} are not JSON", fix="try again")
     calls = tuple(ToolCall(call["id"] or "", call["name"], call["args"]) for call in whole.tool_calls)
+    return ChatChunk(tool_calls=calls, finish_reason=_finish(whole, calls), usage=_usage(whole))
+
+
+def _finish(whole: Any, calls: tuple[ToolCall, ...]) -> str:
+    if _cut_short(whole):
+        return "length"
+    return "tool_calls" if calls else "stop"
+
+
+def _cut_short(whole: Any) -> bool:
+    said = whole.response_metadata if whole is not None else {}
+    return (said.get("finish_reason") or said.get("stop_reason")) in _CUT_SHORT
+
+
+def _usage(whole: Any) -> Usage:
     counted = whole.usage_metadata or {}
-    usage = Usage(counted.get("input_tokens", 0), counted.get("output_tokens", 0), model_calls=1)
-    return ChatChunk(tool_calls=calls, finish_reason="tool_calls" if calls else "stop", usage=usage)
+    cached = (counted.get("input_token_details") or {}).get("cache_read") or 0
+    return Usage(counted.get("input_tokens", 0), counted.get("output_tokens", 0), cached, model_calls=1)

@@ -7,8 +7,9 @@ from typing import Any
 import httpx
 
 from manta.config import ModelSettings, secret
-from manta.errors import ContextLengthExceeded, ModelError, RemoteModelError
+from manta.errors import InvalidInput, RemoteModelError
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo, ToolCall
+from serve_app.backends.refusal import refusal
 from serve_app.openai_wire import call_from_wire, request_to_wire, usage_from_wire
 
 DEFAULT_WINDOW = 8192
@@ -54,7 +55,7 @@ class RemoteBackend:
             async with self._client.stream("POST", "chat/completions", json=body) as response:
                 if response.status_code != 200:
                     await response.aread()
-                    raise _refusal(self._name, response)
+                    raise refusal(self._name, response.status_code, response.text, named_by="model")
                 assembler = _Assembler()
                 async for data in _server_sent(response):
                     chunk = assembler.add(data)
@@ -101,7 +102,10 @@ class _Assembler:
         call["function"]["arguments"] += function.get("arguments") or ""
 
     def last(self) -> ChatChunk:
-        calls: list[ToolCall] = [call_from_wire(self._calls[index]) for index in sorted(self._calls)]
+        try:
+            calls: list[ToolCall] = [call_from_wire(self._calls[index]) for index in sorted(self._calls)]
+        except InvalidInput as error:
+            raise RemoteModelError(f"the server made a tool call that is none: {error.message}") from None
         return ChatChunk(
             tool_calls=tuple(calls), finish_reason=self._finish, usage=usage_from_wire(self._usage)
         )
@@ -123,30 +127,3 @@ async def _server_sent(response: httpx.Response) -> AsyncIterator[dict[str, Any]
             ) from None
         yield data
     raise RemoteModelError("the server broke off its answer", fix="try again")
-
-
-def _refusal(name: str, response: httpx.Response) -> ModelError:
-    """The server's error as one of ours; its text is shortened and never holds our key."""
-    text = " ".join(response.text.split())[:300]
-    status = response.status_code
-    if status in (401, 403):
-        fix = f"check the key in the variable that models.{name}.api_key_env names"
-        return _Final(
-            f"model {name}: the server refused the key ({status})", fix=fix, code="remote_model_unauthorized"
-        )
-    if status == 404:
-        fix = f"check models.{name}.base_url and models.{name}.model"
-        return _Final(
-            f"model {name}: the server does not know it (404): {text}", fix=fix, code="remote_model_not_found"
-        )
-    if status == 400 and "context" in text.lower():
-        return ContextLengthExceeded(f"model {name}: {text}", fix="shorten the prompt")
-    if status in (408, 409, 429) or status >= 500:
-        return RemoteModelError(f"model {name}: the server answered {status}: {text}", fix="try again later")
-    return _Final(f"model {name}: the server answered {status}: {text}", fix="see its documentation")
-
-
-class _Final(RemoteModelError):
-    """A refusal that trying again cannot change."""
-
-    retryable = False

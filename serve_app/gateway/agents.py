@@ -7,9 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from manta.errors import NotFound
 from manta.graph import Graph
+from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.deps import Platform, PlatformDep
 
-router = APIRouter(tags=["agents"])
+router = APIRouter(tags=["agents"], route_class=StrictRoute)
 
 
 class AgentSearch(BaseModel):
@@ -17,7 +18,7 @@ class AgentSearch(BaseModel):
     name: str | None = None
     metadata: dict[str, Any] | None = None
     limit: int = Field(10, ge=1, le=1000)
-    offset: int = Field(0, ge=0)
+    offset: int = Field(0, ge=0, le=1_000_000)
 
 
 @router.post("/agents/search")

@@ -9,7 +9,9 @@ from ray import serve
 import manta
 from manta.telemetry import configure_logging
 from serve_app.gateway import agents, documents, errors, health, models, openai, page, runs
+from serve_app.gateway.bodies import BodyLimit
 from serve_app.gateway.deps import Platform
+from serve_app.gateway.guard import HostGuard
 
 
 def build_api(platform: Platform) -> FastAPI:
@@ -18,6 +20,9 @@ def build_api(platform: Platform) -> FastAPI:
     for room in (page, health, runs, agents, documents, models, openai):
         api.include_router(room.router)
     errors.install(api)
+    # The one added last is asked first.
+    api.add_middleware(BodyLimit)
+    api.add_middleware(HostGuard, hosts=platform.allowed_hosts)
     return api
 
 

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from manta.ids import DEFAULT_TENANT, Tenant
 from manta.protocols import Artifacts, Embedder
+from serve_app.gateway.guard import LOOPBACK_HOSTS
 from serve_app.models.handles import ServeModels
 from tools.actor import RemoteDocuments
 from tools.ray_calls import NamedActor
@@ -22,6 +23,8 @@ class Platform:
     models: ServeModels
     embedder: Embedder
     default_model: str
+    allowed_hosts: tuple[str, ...] = LOOPBACK_HOSTS
+    """Hosts that requests may name; none for any. See `guard.allowed_hosts`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Document collections that agents search, and files that runs take and make."""
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,12 +10,12 @@ from pydantic import BaseModel, Field
 
 from manta.errors import InvalidInput
 from manta.messages import ArtifactRef, to_json
+from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.deps import PlatformDep
 
-MAX_BODY_BYTES = 64 << 20
-"""Of a file; documents have a lower cap of their own."""
+_SHA256 = re.compile("[0-9a-f]{64}")
 
-router = APIRouter(tags=["documents"])
+router = APIRouter(tags=["documents"], route_class=StrictRoute)
 
 
 class DocumentSearch(BaseModel):
@@ -57,18 +58,21 @@ async def search_documents(collection: str, body: DocumentSearch, platform: Plat
 async def add_file(
     request: Request, platform: PlatformDep, name: Annotated[str, Query(min_length=1, max_length=255)]
 ) -> dict[str, Any]:
+    title = Path(name).name
+    if not title or "\0" in title:
+        raise InvalidInput(f"{name[:100]!r} is no name of a file", fix="name=data.csv")
     body = await _body(request)
     kind = request.headers.get("content-type") or "application/octet-stream"
     with tempfile.TemporaryDirectory(prefix="manta-upload-") as folder:
         path = Path(folder) / "upload"
         path.write_bytes(body)
-        ref = await platform.artifacts.put(path, Path(name).name, kind)
+        ref = await platform.artifacts.put(path, title, kind)
     return dict(to_json(ref))
 
 
 @router.get("/files/{sha256}")
 async def get_file(sha256: str, platform: PlatformDep) -> Response:
-    if len(sha256) != 64 or not sha256.isalnum():
+    if not _SHA256.fullmatch(sha256):
         raise InvalidInput("a file is named by its SHA-256 in hex")
     body = await platform.artifacts.get(ArtifactRef("", sha256, 0, ""))
     # Never rendered by a browser: what a run made is not to be trusted as a page of this origin.
@@ -77,14 +81,7 @@ async def get_file(sha256: str, platform: PlatformDep) -> Response:
 
 
 async def _body(request: Request) -> bytes:
-    """The body, read no further than the cap."""
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY_BYTES:
-            raise InvalidInput(
-                f"the body is over {MAX_BODY_BYTES >> 20} MiB", fix="split it", code="payload_too_large"
-            )
+    body = await request.body()
     if not body:
         raise InvalidInput("the body is empty", fix="send the file's bytes")
-    return bytes(body)
+    return body

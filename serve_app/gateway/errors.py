@@ -6,12 +6,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from manta.errors import InvalidInput, MantaError, Unavailable
 from manta.telemetry import get_logger
 
 RETRY_AFTER_S = 2
+SPLIT_IT = "split it"
 _STATUS_CODES = {
+    400: "invalid_input",
     404: "not_found",
     405: "method_not_allowed",
     413: "payload_too_large",
@@ -37,11 +40,16 @@ def error_body(path: str, error: MantaError, status: int = 0, code: str = "") ->
 
 def error_response(request: Request, error: MantaError) -> JSONResponse:
     status = error.http_status
-    if is_openai(request.url.path) and isinstance(error, InvalidInput):
+    if is_openai(request.scope["path"]) and isinstance(error, InvalidInput):
         # OpenAI answers 400 where the Agent Protocol answers 422.
         status = 400
     headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, Unavailable) else None
     return JSONResponse(error_body(request.scope["path"], error), status, headers)
+
+
+def refusal(scope: Scope, status: int, code: str, message: str, fix: str) -> JSONResponse:
+    """An answer given before there is a request."""
+    return JSONResponse(error_body(scope["path"], MantaError(message, fix=fix), status, code), status)
 
 
 def install(app: FastAPI) -> None:
@@ -65,7 +73,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         code = _STATUS_CODES.get(error.status_code, "http_error")
-        known = MantaError(str(error.detail))
+        known = MantaError(str(error.detail), fix=SPLIT_IT if error.status_code == 413 else "")
         body = error_body(request.scope["path"], known, error.status_code, code)
         return JSONResponse(body, error.status_code, error.headers)
 

@@ -7,11 +7,12 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from manta.errors import MantaError
+from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.deps import PlatformDep
 
 PROBE_S = 3.0
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
 @router.get("/healthz")
@@ -25,7 +26,7 @@ async def readyz(platform: PlatformDep) -> JSONResponse:
         "coordinator": _probe(platform.coordinator.call("health", patience_s=0)),
         "documents": _probe(platform.documents.ping()),
         "embedder": _probe(platform.embedder.embed(["ready?"])),
-        **{f"model {name}": _probe(platform.models.get(name).info()) for name in platform.models.names},
+        **{f"model {name}": _probe(platform.models.get(name).ping()) for name in platform.models.names},
     }
     states = dict(zip(probes, await asyncio.gather(*probes.values()), strict=True))
     ready = all(state["state"] == "ready" for state in states.values())

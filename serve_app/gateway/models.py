@@ -4,9 +4,10 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.deps import PlatformDep
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=StrictRoute)
 
 
 @router.get("/models/{name}/replicas")

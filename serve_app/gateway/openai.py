@@ -5,45 +5,56 @@ import json
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from manta.errors import InvalidInput, MantaError, ModelError
 from manta.messages import ChatChunk, ChatRequest, ToolCall, Usage
 from manta.protocols import ChatModel
+from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.deps import PlatformDep
 from serve_app.gateway.errors import error_body
-from serve_app.openai_wire import call_to_wire, message_from_wire, tools_from_wire, usage_to_wire
+from serve_app.gateway.streaming import EventStream
+from serve_app.openai_wire import (
+    call_to_wire,
+    choice_from_wire,
+    message_from_wire,
+    tools_from_wire,
+    usage_to_wire,
+)
 
 EMBEDDING_MODEL = "all-minilm-l6-v2"
 MAX_INPUTS = 2048
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictRoute)
 
 
 class StreamOptions(BaseModel):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class ChatBody(BaseModel):
-    """The fields Manta acts on; others are accepted and ignored, as OpenAI's own servers do with many."""
+    """The fields Manta acts on; others are accepted and ignored, as OpenAI's own servers do with many.
+
+    A null is as good as nothing, as there too.
+    """
 
     model_config = ConfigDict(extra="ignore")
-    model: str = ""
+    model: str | None = None
     messages: list[dict[str, Any]] = Field(min_length=1)
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1, lt=1 << 31)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=1 << 31)
     stop: str | list[str] | None = None
-    seed: int | None = None
-    n: Literal[1] = 1
+    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
+    n: Literal[1] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     response_format: dict[str, Any] | None = None
@@ -79,9 +90,11 @@ async def chat_completions(body: ChatBody, platform: PlatformDep) -> Any:
         return await _whole(model, request, answer)
     chunks = model.stream(request)
     # The first chunk before the headers: what fails until then is still an honest status code.
-    first = await anext(chunks)
-    usage_wanted = body.stream_options is not None and body.stream_options.include_usage
-    return StreamingResponse(_streamed(first, chunks, answer, usage_wanted), media_type="text/event-stream")
+    first = await anext(chunks, None)
+    if first is None:
+        raise _cut_short()
+    usage_wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
+    return EventStream(_streamed(first, chunks, answer, usage_wanted), chunks)
 
 
 @router.post("/embeddings")
@@ -123,13 +136,13 @@ class _Answer:
 
 def _request(body: ChatBody) -> ChatRequest:
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    choice = body.tool_choice if isinstance(body.tool_choice, str) else None
+    tools = tools_from_wire(body.tools)
     return ChatRequest(
         messages=tuple(message_from_wire(message) for message in body.messages),
-        tools=tools_from_wire(body.tools),
-        tool_choice=choice,
-        temperature=body.temperature,
-        top_p=body.top_p,
+        tools=tools,
+        tool_choice=choice_from_wire(body.tool_choice, tools),
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         stop=stop,
         seed=body.seed,
@@ -139,22 +152,27 @@ def _request(body: ChatBody) -> ChatRequest:
 
 async def _whole(model: ChatModel, request: ChatRequest, answer: _Answer) -> dict[str, Any]:
     text, calls, last = "", (), ChatChunk()  # type: str, tuple[ToolCall, ...], ChatChunk
-    async for chunk in model.stream(request):
-        text += chunk.text
-        calls += chunk.tool_calls
-        last = chunk
+    async with aclosing(model.stream(request)) as chunks:
+        async for chunk in chunks:
+            text += chunk.text
+            calls += chunk.tool_calls
+            last = chunk
     if last.finish_reason is None:
-        raise ModelError("the model's answer ended before its end", fix="try again")
+        raise _cut_short()
     return answer.whole(text, calls, last.finish_reason, last.usage or Usage())
+
+
+def _cut_short() -> ModelError:
+    return ModelError("the model's answer ended before its end", fix="try again")
 
 
 async def _streamed(
     first: ChatChunk, chunks: AsyncGenerator[ChatChunk, None], answer: _Answer, usage_wanted: bool
 ) -> AsyncGenerator[str, None]:
     nothing = {"usage": None} if usage_wanted else {}
-    yield _data(answer.chunk({"role": "assistant", "content": ""}, None, **nothing))
     usage = Usage()
     try:
+        yield _data(answer.chunk({"role": "assistant", "content": ""}, None, **nothing))
         chunk: ChatChunk | None = first
         while chunk is not None:
             delta: dict[str, Any] = {"content": chunk.text} if chunk.text else {}

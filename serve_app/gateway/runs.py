@@ -1,28 +1,31 @@
 """Runs, in the shapes of the Agent Protocol 0.1.6; what Manta adds is in extension fields."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from datetime import UTC, datetime
+import re
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from coordinator.service import TERMINAL_STATUS, Submission
-from coordinator.store.records import RunRecord, StepRecord
-from manta.errors import Conflict, InvalidInput
+from coordinator.service import Submission
+from coordinator.store.records import TERMINAL_STATUSES, RunRecord
+from manta.errors import InvalidInput, MantaError
 from manta.ids import RunId, new_run_id
-from manta.messages import to_json
+from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.deps import Caller, CallerDep, Platform, PlatformDep
 from serve_app.gateway.errors import logger
+from serve_app.gateway.shapes import run_json, step_json, values_of
 from serve_app.gateway.sse import run_stream
+from serve_app.gateway.streaming import EventStream, in_background
 
 DEFAULT_GRAPH = "research_report"
 WAIT_SLICE_S = 20.0
 """One long poll of the coordinator; a longer wait is several of them."""
 
-router = APIRouter(tags=["runs"])
+_EVENT_ID = re.compile("[0-9]{1,18}")
+
+router = APIRouter(tags=["runs"], route_class=StrictRoute)
 
 
 class RunCreate(BaseModel):
@@ -36,8 +39,9 @@ class RunCreate(BaseModel):
     config: dict[str, Any] = {}
     on_disconnect: Literal["cancel", "continue"] = "continue"
     stream_mode: str | list[str] | None = None
-    timeout_s: float | None = Field(None, gt=0)
-    thread_id: str | None = None
+    timeout_s: float | None = Field(None, gt=0, le=1e9)
+    thread_id: str | None = Field(None, description="Not supported: refused unless null.")
+    webhook: str | None = Field(None, description="Not supported: refused unless null.")
 
 
 class RunSearch(BaseModel):
@@ -46,7 +50,8 @@ class RunSearch(BaseModel):
     status: Literal["pending", "error", "success", "timeout", "interrupted"] | None = None
     agent_id: str | None = None
     limit: int = Field(10, ge=1, le=1000)
-    offset: int = Field(0, ge=0)
+    offset: int = Field(0, ge=0, le=1_000_000)
+    thread_id: str | None = Field(None, description="Not supported: refused unless null.")
 
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
@@ -70,14 +75,14 @@ async def create_and_wait(
         return await _wait(platform, caller, RunId(record.id))
     except asyncio.CancelledError:
         if body.on_disconnect == "cancel":
-            await _cancel_quietly(platform, caller, RunId(record.id))
+            _cancel_soon(platform, caller, RunId(record.id))
         raise
 
 
 @router.post("/runs/stream")
 async def create_and_stream(
     body: RunCreate, platform: PlatformDep, caller: CallerDep, key: IdempotencyKey = None
-) -> StreamingResponse:
+) -> EventStream:
     record = await submit(platform, caller, body, key)
     modes = (
         body.stream_mode
@@ -85,14 +90,17 @@ async def create_and_stream(
         else [body.stream_mode or "custom,messages,values"]
     )
     events = run_stream(platform, caller, record, 0, ",".join(modes))
-    if body.on_disconnect == "cancel":
-        events = _cancelling(events, platform, caller, RunId(record.id))
-    return _sse(events)
+    leave = partial(_cancel_soon, platform, caller, RunId(record.id))
+    return EventStream(events, on_leave=leave if body.on_disconnect == "cancel" else None)
 
 
 @router.post("/runs/search")
 async def search_runs(body: RunSearch, platform: PlatformDep, caller: CallerDep) -> list[dict[str, Any]]:
-    filters = {"graph": body.agent_id, **body.model_dump(include={"metadata", "status", "limit", "offset"})}
+    _refuse_unsupported(thread_id=body.thread_id)
+    # The protocol's `pending` is the journal's `running` too, as `run_json` tells it.
+    status = ("pending", "running") if body.status == "pending" else body.status
+    shown = body.model_dump(include={"metadata", "limit", "offset"})
+    filters = {"graph": body.agent_id, "status": status, **shown}
     records: list[RunRecord] = await platform.coordinator.call("search", caller.tenant, filters)
     return [run_json(record) for record in records]
 
@@ -115,9 +123,10 @@ async def stream_run(
     caller: CallerDep,
     last_event_id: LastEventId = None,
     stream_mode: StreamMode = "custom,messages,values",
-) -> StreamingResponse:
+) -> EventStream:
+    after = _sequence(last_event_id)
     record, _ = await platform.coordinator.call("get", caller.tenant, RunId(run_id))
-    return _sse(run_stream(platform, caller, record, _sequence(last_event_id), stream_mode))
+    return EventStream(run_stream(platform, caller, record, after, stream_mode))
 
 
 @router.post("/runs/{run_id}/cancel", status_code=204)
@@ -142,6 +151,7 @@ async def submit(platform: Platform, caller: Caller, body: RunCreate, key: str |
     Without a key of the caller's the call gets none: a retry inside could then start a run twice, so a
     private key is made for the time of the call.
     """
+    _refuse_unsupported(thread_id=body.thread_id, webhook=body.webhook)
     value = {"messages": body.messages} if body.input is None and body.messages else body.input
     submission = Submission(
         graph=body.agent_id,
@@ -156,75 +166,38 @@ async def submit(platform: Platform, caller: Caller, body: RunCreate, key: str |
     return record
 
 
-def run_json(record: RunRecord) -> dict[str, Any]:
-    """A run as the protocol has it (`running` is the protocol's `pending`), with extensions."""
-    return {
-        "run_id": record.id,
-        "agent_id": record.graph_name,
-        "status": "pending" if record.status == "running" else record.status,
-        "metadata": record.metadata,
-        "input": record.input,
-        "created_at": _iso(record.created_at),
-        "updated_at": _iso(record.updated_at),
-        "graph_version": record.graph_version,
-        "reason": record.reason,
-        "error": record.error,
-        "usage": to_json(record.usage),
-    }
-
-
-def step_json(step: StepRecord) -> dict[str, Any]:
-    hidden = {"input", "output"}
-    return {key: value for key, value in to_json(step).items() if key not in hidden}
-
-
-def values_of(record: RunRecord) -> dict[str, Any]:
-    if record.status != "success":
-        return {}
-    return record.output if isinstance(record.output, dict) else {"output": record.output}
-
-
 async def _wait(platform: Platform, caller: Caller, run: RunId) -> dict[str, Any]:
     while True:
         record: RunRecord = await platform.coordinator.call("wait", caller.tenant, run, WAIT_SLICE_S)
-        if record.status in TERMINAL_STATUS:
+        if record.status in TERMINAL_STATUSES:
             return {"run": run_json(record), "values": values_of(record), "messages": []}
 
 
-async def _cancelling(
-    events: AsyncGenerator[str, None], platform: Platform, caller: Caller, run: RunId
-) -> AsyncGenerator[str, None]:
-    ended = False
+def _cancel_soon(platform: Platform, caller: Caller, run: RunId) -> None:
+    in_background(_cancel(platform, caller, run))
+
+
+async def _cancel(platform: Platform, caller: Caller, run: RunId) -> None:
     try:
-        async for event in events:
-            yield event
-        ended = True
-    finally:
-        if not ended:
-            await _cancel_quietly(platform, caller, run)
+        await platform.coordinator.call("cancel", caller.tenant, run)
+    except MantaError as error:
+        # Nobody is left to tell: the run is over already, or goes on until its deadline.
+        logger.warning("run %s was not cancelled after its client left: %s", run, error)
 
 
-async def _cancel_quietly(platform: Platform, caller: Caller, run: RunId) -> None:
-    try:
-        await asyncio.shield(platform.coordinator.call("cancel", caller.tenant, run))
-    except Conflict:
-        logger.info("run %s was over before its client left", run)
-
-
-def _sse(events: AsyncGenerator[str, None]) -> StreamingResponse:
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+def _refuse_unsupported(**fields: str | None) -> None:
+    for name, value in fields.items():
+        if value is not None:
+            # Taking it silently would let the caller wait for what never comes.
+            raise InvalidInput(f"{name} is not supported", fix="leave it out", code="unsupported")
 
 
 def _sequence(last_event_id: str | None) -> int:
     if not last_event_id:
         return 0
-    if not last_event_id.isdigit():
+    if not _EVENT_ID.fullmatch(last_event_id):
         raise InvalidInput(
-            f"Last-Event-ID {last_event_id!r} is not a number", fix="send the id of the last event seen"
+            f"Last-Event-ID {last_event_id[:40]!r} is not the id of an event",
+            fix="send the id of the last event seen",
         )
     return int(last_event_id)
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -1,10 +1,12 @@
 """A run's events as a server-sent stream, in the event names LangGraph's clients know.
 
 `custom` carries Manta's own event and its durable id; `messages` token deltas; `updates` a step's output;
-`values` the run's output; then `end`, or `error` before it. `Last-Event-ID` resumes behind a durable id.
+`values` the run's output; then `end`. `Last-Event-ID` resumes behind a durable id.
+
+A run that fails gives an `error` frame, then the `custom` frame of its `run_failed` (of a cancelled one only
+`run_cancelled` comes), then `end`. An `error` frame that nothing follows is the platform's own, not the run's.
 """
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -16,6 +18,7 @@ from manta.events import Event
 from manta.ids import RunId
 from manta.messages import to_json
 from serve_app.gateway.deps import Caller, Platform
+from serve_app.gateway.shapes import values_of
 
 KEEP_ALIVE_S = 15.0
 
@@ -49,8 +52,6 @@ async def run_stream(
                 return
             if not watch.events:
                 yield ": keep-alive\n\n"
-    except asyncio.CancelledError:
-        raise
     except MantaError as error:
         yield frame("error", error.to_json())
 
@@ -69,8 +70,7 @@ async def _frames(platform: Platform, caller: Caller, event: Event, modes: froze
         frames.append(frame("updates", {event.step: await _step_output(platform, caller, event)}))
     if event.type == "run_done" and "values" in modes:
         record, _ = await platform.coordinator.call("get", caller.tenant, event.run)
-        values = record.output if isinstance(record.output, dict) else {"output": record.output}
-        frames.append(frame("values", values))
+        frames.append(frame("values", values_of(record)))
     if event.type == "run_failed":
         frames.append(frame("error", event.data["error"]))
     if "custom" in modes:

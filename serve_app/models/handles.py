@@ -45,6 +45,10 @@ class ServeModel:
         counted: int = await self._ask("count_tokens", tuple(messages))
         return counted
 
+    async def ping(self) -> None:
+        """Returns if a replica answers just now; `info` may come from memory."""
+        await self._ask("info")
+
     async def stats(self) -> list[dict[str, Any]]:
         """What every replica counts, and the devices it holds."""
         try:
@@ -90,8 +94,11 @@ class ServeModels:
     def names(self) -> tuple[str, ...]:
         return self._names
 
+    def resolve(self, name: str) -> str:
+        return name or self._default
+
     def get(self, name: str) -> ServeModel:
-        name = name or self._default
+        name = self.resolve(name)
         if name not in self._names:
             raise NotFound(
                 f"there is no model {name!r}", fix=f"one of: {', '.join(self._names)}", code="model_not_found"

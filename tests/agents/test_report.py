@@ -92,7 +92,7 @@ def test_the_schema_refuses_a_written_sentence_without_citation() -> None:
 def test_the_graph_names_the_four_agents() -> None:
     graph = load_graph(ROOT / "coordinator" / "graphs" / "research_report.yaml")
     assert {step.agent for step in graph.steps} == {"planner", "research", "analyst", "writer"}
-    assert graph.step("write").depends_on() == {"research", "analyse"}
+    assert graph.step("write").depends_on == {"research", "analyse"}
     jsonschema.Draft202012Validator.check_schema(graph.input_schema)
 
 

@@ -8,7 +8,7 @@ import pytest
 from agents.base import AgentSetup
 from agents.context import LocalArtifacts, LocalCallLog, TaskContext
 from agents.quotes import RELEVANT, Relevance, expanded, quote, relevant
-from agents.research import Researcher
+from agents.research import Researcher, filled
 from agents.scripted import ScriptedModel, ScriptedStep
 from agents.web_passages import passages_of
 from manta.config import SearchSettings
@@ -165,3 +165,63 @@ def test_quotations_do_not_repeat_what_is_there() -> None:
     first = quote(QUESTION, passages, 2)
     again = quote(QUESTION, passages, 2, beside=[s.text for s in first])
     assert not {s.text for s in first} & {s.text for s in again}
+
+
+def passage(name: str, text: str) -> Passage:
+    return Passage(f"p-{name}", name, 0, len(text), text)
+
+
+def quoted(question: str, *texts: str, count: int = 5) -> list[str]:
+    return [s.text for s in quote(question, [passage(f"{i}.md", t) for i, t in enumerate(texts)], count)]
+
+
+def test_a_sentence_that_explains_is_quoted_before_entries_and_lists_of_names() -> None:
+    told = quoted(
+        "How does the harbour choose the number of pumps?",
+        "`pumps`: The number of pumps of the harbour. Valid names for harbour pumps are `a`, `b`, `c` and `d`. "
+        "Must be the number of pumps of the harbour. This choice of the number of harbour pumps is new.",
+        "The harbour chooses the number of pumps by the water level at the gate.",
+    )
+    assert told[0] == "The harbour chooses the number of pumps by the water level at the gate."
+    assert not any("Valid names" in text for text in told)
+
+
+def test_a_sentence_without_a_word_of_the_question_is_not_quoted() -> None:
+    told = quoted(
+        "When does the harbour gate close?",
+        "The harbour gate closes at dusk. Rye dough rests for twelve hours.",
+    )
+    assert told == ["The harbour gate closes at dusk."]
+
+
+def test_few_quotations_are_better_than_some_far_below_the_best() -> None:
+    told = quoted(
+        "When does the harbour gate close in winter?",
+        "The harbour gate closes in winter when ice stands before it.",
+        "A painter lives beside the old harbour with his cat.",
+    )
+    assert len(told) == 1
+
+
+def test_a_denial_comes_behind_what_is_the_case() -> None:
+    told = quoted(
+        "What makes the harbour gate open?",
+        "The harbour gate does not open in a storm or at night.",
+        "The harbour gate opens when a lamp is lit by the keeper.",
+    )
+    assert told[0].startswith("The harbour gate opens")
+
+
+def test_a_second_document_is_quoted_where_it_speaks_of_the_question() -> None:
+    config = (
+        "The harbour gate closes when the bell rings. The harbour gate closes again when the moon is full. "
+    )
+    more = "The gate of the harbour closes for a feast when the town asks for it. "
+    passages = [
+        Passage("a", "a.md", 0, len(config), config),
+        Passage("b", "a.md", 200, 200 + len(more), more),
+        passage("c", "The harbour gate is made of oak and iron."),
+    ]
+    sentences = filled("When does the harbour gate close?", [], passages)
+    cited = {key for s in sentences for key in s.citations}
+    assert cited == {"a", "b", "p-c"}

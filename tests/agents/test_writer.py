@@ -1,7 +1,9 @@
 """The writer: findings and analyses in, one checked report out."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import pytest
@@ -22,6 +24,7 @@ from manta.messages import (
     Passage,
     Sentence,
     Task,
+    ToolCall,
     to_json,
 )
 
@@ -49,19 +52,30 @@ ANALYSIS = Analysis(
 )
 
 
-async def write(folder: Path, model: ScriptedModel, given: dict[str, Any], **options: Any) -> dict[str, Any]:
+async def write(
+    folder: Path,
+    model: ScriptedModel,
+    given: dict[str, Any],
+    *,
+    log: LocalCallLog | None = None,
+    strategy: Literal["auto", "pipeline", "agent"] = "auto",
+) -> dict[str, Any]:
     task = Task(CallScope(RunId("r"), StepKey("write")), "writer", to_json(given))
     context = TaskContext(
         task,
         model=model,
         documents=Nothing(),
         artifacts=LocalArtifacts(folder),
-        call_log=LocalCallLog(),
+        call_log=log or LocalCallLog(),
         workdir=folder,
     )
-    written: dict[str, Any] = await Writer(AgentSetup("writer", options=options)).run(context)
+    written: dict[str, Any] = await Writer(AgentSetup("writer", strategy=strategy)).run(context)
     jsonschema.Draft202012Validator(report_schema()).validate(written["report"])
     return written
+
+
+def log_names(log: LocalCallLog) -> list[str]:
+    return [call.name for call in log.calls(CallScope(RunId("r"), StepKey("write")))]
 
 
 class Nothing:
@@ -97,6 +111,91 @@ async def test_an_opening_may_use_computed_statements_and_no_other_number(tmp_pa
     texts = [(s["text"], s["origin"]) for s in written["report"]["answer"]]
     assert ("The pump called North costs €120.00.", "computed") in texts
     assert not any("121" in text for text, _ in texts)
+
+
+def reading(answer: str) -> ScriptedModel:
+    """A model that looks at everything with the tools, then answers."""
+    calls = (
+        ToolCall("c1", "list_findings", {}),
+        ToolCall("c2", "read_passage", {"id": "1"}),
+        ToolCall("c3", "read_analysis", {"title": ANALYSIS.title}),
+        ToolCall("c4", "read_passage", {"id": "9"}),
+    )
+    return ScriptedModel(
+        [ScriptedStep(QUESTION, "", calls), ScriptedStep(None, answer)], abilities=("tools",)
+    )
+
+
+NORTH = "Of the pumps, the pump called North costs €120.00."
+GIVEN = {"question": QUESTION, "findings": FINDINGS, "analysis": {"results": [ANALYSIS]}}
+
+
+async def test_a_model_that_calls_tools_reads_what_was_found_and_is_checked_alike(tmp_path: Path) -> None:
+    model = reading(
+        "The harbour gate closes 45 minutes before high water [1]. The harbour gate was built by an old king [2]. "
+        f"{NORTH} The pump that is called South costs €120.00."
+    )
+    log = LocalCallLog()
+    written = await write(tmp_path, model, GIVEN, log=log)
+    model.assert_complete()
+    listed, passage, analysis, missing = [m.content for m in model.requests[1].messages if m.role == "tool"]
+    assert '"passages": ["1"]' in listed
+    assert GATE.text in passage
+    assert ANALYSIS.output in json.loads(analysis)[0]["output"]
+    assert "no passage '9'" in missing
+    report = written["report"]
+    opening = [report["answer"][place] for place in report["sections"][0]["sentences"]]
+    assert [(s["text"], s["citations"], s["origin"]) for s in opening] == [
+        (GATE.text, ["1"], "model"),
+        (NORTH, [], "computed"),
+    ]
+    dropped = {d["text"] for d in report["dropped"]}
+    assert {
+        "The harbour gate was built by an old king.",
+        "The pump that is called South costs €120.00.",
+    } <= dropped
+    tools = [name for name in log_names(log) if name in ("list_findings", "read_passage", "read_analysis")]
+    assert tools.count("read_passage") == 2
+    assert len(tools) == 4
+
+
+async def test_a_replay_of_the_loop_asks_no_model(tmp_path: Path) -> None:
+    log = LocalCallLog()
+    first = await write(tmp_path, reading(f"{GATE.text} {PUMP.text}"), GIVEN, log=log)
+    silent = ScriptedModel([], abilities=("tools",))
+    again = await write(tmp_path, silent, GIVEN, log=log)
+    assert silent.requests == []
+    assert again["report"] == first["report"]
+
+
+async def test_the_settings_choose_the_loop_over_the_models_abilities(tmp_path: Path) -> None:
+    looping = ScriptedModel([ScriptedStep(QUESTION, GATE.text)])
+    await write(tmp_path, looping, GIVEN, strategy="agent")
+    assert [tool.name for tool in looping.requests[0].tools] == [
+        "list_findings",
+        "read_passage",
+        "read_analysis",
+    ]
+    plain = ScriptedModel([ScriptedStep("Facts:", GATE.text)], abilities=("tools",))
+    await write(tmp_path, plain, GIVEN, strategy="pipeline")
+    assert plain.requests[0].tools == ()
+
+
+@pytest.mark.parametrize(
+    ("claim", "stands"),
+    [
+        ("By price by pump, the price of North is 120.", True),
+        ("By price by pump, the price of North is 95.", False),
+        ("By price by pump, the price of South is 120.", False),
+    ],
+)
+async def test_a_number_of_the_output_stands_only_beside_the_names_of_its_row(
+    tmp_path: Path, claim: str, stands: bool
+) -> None:
+    output = '{"rows": [{"label": "North", "price": 120}, {"label": "South", "price": 95}]}'
+    given = {**GIVEN, "analysis": {"results": [replace(ANALYSIS, output=output)]}}
+    written = await write(tmp_path, ScriptedModel([ScriptedStep(None, claim)], abilities=("json",)), given)
+    assert (claim in [s["text"] for s in written["report"]["answer"]]) is stands
 
 
 async def test_with_nothing_found_it_says_so_and_asks_no_model(tmp_path: Path) -> None:

@@ -286,6 +286,8 @@ class PlatformDouble:
 
     async def _cancel(self, request: Request) -> Response:
         run = self.runs[request.path_params["run"]]
+        if run.status == "interrupted":
+            return Response(status_code=204)
         if run.status != "pending":
             return _error(409, "conflict", "the run is over", "nothing to do")
         run.status, run.reason = "interrupted", "cancelled"

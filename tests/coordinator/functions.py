@@ -2,7 +2,8 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from manta.errors import MantaError
@@ -16,6 +17,10 @@ class FunctionRuntime:
         self._agents = agents
         self.tasks: list[Task] = []
         self.stopped: list[str] = []
+
+    @asynccontextmanager
+    async def slot(self, agent: str) -> AsyncIterator[None]:
+        yield
 
     async def perform(self, task: Task) -> TaskResult:
         self.tasks.append(task)

@@ -56,6 +56,9 @@ class NotingModel:
 
 
 class OneModel:
+    def resolve(self, name: str) -> str:
+        return name or "noting"
+
     def get(self, name: str) -> NotingModel:
         return NotingModel()
 
@@ -99,9 +102,7 @@ class ServiceCallLog:
 
 async def main(folder: Path) -> None:
     log = ServiceCallLog()
-    parts = HostParts(
-        OneModel(), NoDocuments(), LocalArtifacts(folder / "artifacts"), log, lambda task, text: None
-    )
+    parts = HostParts(OneModel(), NoDocuments(), LocalArtifacts(folder / "artifacts"), log)
     runtime = LocalRuntime({"asker": AgentHost(Asker(), parts), "actor": AgentHost(Actor(), parts)})
     service = CoordinatorService(
         f"sqlite:///{folder}/journal.db",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.retry import AGENT_LOST, MAX_DEATHS
 from coordinator.service import CoordinatorService, Submission
 from coordinator.store.journal import Journal
 from manta.clock import ManualClock, SystemClock
@@ -171,8 +172,12 @@ async def test_cancel_stops_the_running_step_and_nothing_comes_after(start: Star
     assert runtime.stopped == ["s"]
     events = (await service.watch(T, RunId(record.id), 0, -1, 0)).events
     assert events[-1].type == "run_cancelled"
+    # A cancel whose answer was lost is repeated by its sender: that is no conflict.
+    assert (await service.cancel(T, RunId(record.id))).status == "interrupted"
+    quick, _ = await start({"steps": [{"id": "s", "agent": "a"}]}, {"a": lambda task: 1})
+    done = await run(quick)
     with pytest.raises(Conflict):
-        await service.cancel(T, RunId(record.id))
+        await quick.cancel(T, done.id)
 
 
 async def test_a_step_that_takes_too_long_is_stopped_and_tried_again(start: Start):
@@ -300,3 +305,142 @@ async def test_journal_is_committed_before_a_submit_answers(start: Start, tmp_pa
         assert (await other.get_run(T, record.id)).id == record.id
     finally:
         await other.close()
+
+
+@pytest.mark.parametrize("output", [{1, 2}, float("nan"), object()])
+async def test_an_output_that_cannot_be_kept_ends_the_run(start: Start, output: Any):
+    service, _ = await start({"steps": [{"id": "s", "agent": "a"}]}, {"a": lambda task: output})
+    record = await run(service)
+    assert record.status == "error"
+    assert record.error["code"] == "invalid_input"
+
+
+async def test_a_reference_that_does_not_fit_the_values_ends_the_run(start: Start):
+    graph = {"steps": [{"id": "s", "agent": "a", "input": {"n": "${length(input.n)}"}}]}
+    service, runtime = await start(graph, {"a": lambda task: 1})
+    record = await run(service, {"n": 5})
+    assert (record.status, record.error["code"]) == ("error", "bad_reference")
+    assert not runtime.tasks
+
+
+async def test_steps_of_a_run_that_ended_are_not_left_running(start: Start):
+    working = asyncio.Event()
+
+    async def hang(task: Task) -> None:
+        working.set()
+        await asyncio.Event().wait()
+
+    async def fail_later(task: Task) -> None:
+        await working.wait()
+        raise StepError("no")
+
+    graph = {"steps": [{"id": "hangs", "agent": "hang"}, {"id": "fails", "agent": "later"}]}
+    service, _ = await start(graph, {"hang": hang, "later": fail_later})
+    record = await run(service)
+    _, steps = await service.get(T, record.id)
+    assert {step.key: (step.state, step.error["code"]) for step in steps} == {
+        "hangs": ("failed", "cancelled"),
+        "fails": ("failed", "step_failed"),
+    }
+    assert all(step.finished_at for step in steps)
+
+
+async def test_deaths_of_agents_do_not_use_up_the_retries(start: Start):
+    fates = [AGENT_LOST, AGENT_LOST, "busy", AGENT_LOST, "busy"]
+
+    def unlucky(task: Task) -> str:
+        if fates:
+            raise Unavailable("gone", code=fates.pop(0))
+        return "at last"
+
+    graph = {"steps": [{"id": "s", "agent": "a", "retry": {"attempts": 3, "min_s": 0, "max_s": 0}}]}
+    service, _ = await start(graph, {"a": unlucky})
+    assert (await run(service)).output == "at last"
+
+
+async def test_a_step_that_kills_every_agent_ends(start: Start):
+    def deadly(task: Task) -> None:
+        raise Unavailable("gone", code=AGENT_LOST)
+
+    service, runtime = await start({"steps": [{"id": "s", "agent": "a"}]}, {"a": deadly})
+    assert (await run(service)).error["code"] == AGENT_LOST
+    assert runtime.count("s") == MAX_DEATHS
+
+
+async def test_a_final_refusal_of_its_own_code_is_not_tried_again(start: Start):
+    def refused(task: Task) -> None:
+        error = ModelError("never")
+        error.retryable = False
+        raise error
+
+    def overloaded(task: Task) -> str:
+        if task.scope.attempt == 1:
+            raise Unavailable("full", code="overloaded")
+        return "in"
+
+    graph = {
+        "steps": [
+            {"id": "o", "agent": "o", "retry": FAST},
+            {"id": "r", "agent": "r", "needs": ["o"], "retry": FAST},
+        ]
+    }
+    service, runtime = await start(graph, {"r": refused, "o": overloaded})
+    await run(service)
+    assert (runtime.count("o"), runtime.count("r")) == (2, 1)
+
+
+async def test_a_watcher_of_a_run_that_is_driven_elsewhere_waits(start: Start, tmp_path: Path):
+    hold = asyncio.Event()
+
+    async def wait(task: Task) -> None:
+        await hold.wait()
+
+    graph = {"steps": [{"id": "s", "agent": "a"}]}
+    driver, _ = await start(graph, {"a": wait})
+    other = CoordinatorService(
+        f"sqlite:///{tmp_path}/j.db",
+        FunctionRuntime({}),
+        {},
+        Names(frozenset(), frozenset()),
+        ManualClock(),
+        "other",
+    )
+    other._journal = driver.journal
+    record = await driver.submit(Submission("g", {}, T))
+    async with asyncio.timeout(10):
+        while not (seen := (await driver.watch(T, record.id, 0, -1, 1)).events):
+            pass
+    asking = asyncio.create_task(other.watch(T, record.id, max(e.seq for e in seen) + 5, 0, 30))
+    await asyncio.sleep(0.05)
+    assert not asking.done()
+    asking.cancel()
+    hold.set()
+    await driver.wait(T, record.id, 10)
+
+
+async def test_a_run_keeps_the_graph_it_began_with(start: Start):
+    """The graph is changed between a coordinator's death and the next one's start."""
+    hold = asyncio.Event()
+
+    async def first(task: Task) -> str:
+        await hold.wait()
+        return "one"
+
+    agents = {"first": first, "old": lambda task: "old", "new": lambda task: "new"}
+    old, runtime = await start(
+        {"steps": [{"id": "a", "agent": "first"}, {"id": "b", "agent": "old", "needs": ["a"]}]}, agents
+    )
+    record = await old.submit(Submission("g", {}, T))
+    async with asyncio.timeout(10):
+        while not runtime.tasks:
+            await asyncio.sleep(0.01)
+    await old.close()
+    hold.set()
+    new, _ = await start(
+        {"steps": [{"id": "a", "agent": "first"}, {"id": "b", "agent": "new", "needs": ["a"]}]}, agents
+    )
+    ended = await new.wait(T, RunId(record.id), 30)
+    assert ended.output == "old"
+    assert ended.graph_version == record.graph_version
+    later = await new.submit(Submission("g", {}, T))
+    assert (await new.wait(T, RunId(later.id), 30)).output == "new"

@@ -102,7 +102,11 @@ def generate(engine: Engine, prompt: Sequence[int], params: SamplingParams, id: 
 
 
 class Staggered:
-    """Submits the next prompt each time so many more tokens were sampled, so that all arrive amid others."""
+    """Submits the next prompt each time so many more tokens were sampled, so that all arrive amid others.
+
+    The first two wait for the engine's start, the others are submitted in its thread: the batches of each step
+    depend on nothing but the tokens.
+    """
 
     def __init__(
         self, engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams, every: int
@@ -119,6 +123,7 @@ class Staggered:
     def run(self) -> list[list[int]]:
         for _ in range(2):
             self._submit()
+        self._engine.start()
         results = []
         for index in range(len(self._prompts)):
             results.append(self.collector.tokens(str(index)))

@@ -90,7 +90,7 @@ def check_numbers(unseen: UnseenSet, report: dict) -> None:
         (["run", "Why?", "--data", "noise.csv"], "unreadable_data"),
         (["run", "Why?", "--docs", "binaries"], ""),
         (["run", "--graph", "nope", "Why?"], "unknown_graph"),
-        (["run", "--graph", "stranded", "--input", "{}"], "remote_model_error"),
+        (["run", "--graph", "stranded", "anyone?"], "remote_model_error"),
         (["show", "00000000-0000-0000-0000-000000000000"], "not_found"),
     ],
 )

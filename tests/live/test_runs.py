@@ -106,8 +106,9 @@ def test_cancel_reaches_the_engine(platform: LivePlatform, client: Client):
     ended = client.get(run.id)
     assert (ended.status, ended.reason) == ("interrupted", "cancelled")
     eventually(lambda: _running(platform, "slow") == 0, "the engine's slot being free")
+    client.cancel(run.id)
     with pytest.raises(Conflict):
-        client.cancel(run.id)
+        client.cancel(client.run("greet", {"names": ["x"]}).run.id)
 
 
 def _running(platform: LivePlatform, model: str) -> int:

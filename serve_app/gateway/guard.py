@@ -1,0 +1,64 @@
+"""What is refused before any route sees it: a page of another site that makes a browser talk to this machine.
+
+A loopback address is no protection from browsers: any page may send requests there, and by a name of its own
+that it points at 127.0.0.1 (DNS rebinding) it may also read the answers. Such requests carry that name as `Host`.
+"""
+
+import re
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve_app.gateway.errors import refusal
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:/@\[\]]+)(?::\d*)?")
+_ORIGIN = re.compile(rf"https?://{_HOST.pattern}")
+
+
+def allowed_hosts(bound_to: str) -> tuple[str, ...]:
+    """The hosts to allow where the gateway listens on `bound_to`; none, for any, when that is not loopback."""
+    host = f"[{bound_to}]" if ":" in bound_to and not bound_to.startswith("[") else bound_to.lower()
+    if host not in LOOPBACK_HOSTS and not host.startswith("127."):
+        return ()
+    return tuple(dict.fromkeys((host, *LOOPBACK_HOSTS)))
+
+
+class HostGuard:
+    """ASGI middleware: 400 `bad_host` for another `Host`, 403 `bad_origin` for another site's `Origin`.
+
+    Args:
+        hosts: names and addresses without a port; none lets every host and origin pass.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or not self._hosts:
+            await self._app(scope, receive, send)
+            return
+        # Not from the request's URL, which is put together from these headers and more.
+        hosts, origins = _values(scope, b"host"), _values(scope, b"origin")
+        if len(hosts) != 1 or not self._ours(_HOST, hosts[0]):
+            name = hosts[0][:100] if hosts else "none"
+            await refusal(scope, 400, "bad_host", f"this is not host {name!r}", "use 127.0.0.1 or localhost")(
+                scope, receive, send
+            )
+        elif scope.get("method") not in _SAFE_METHODS and not all(self._ours(_ORIGIN, o) for o in origins):
+            message = f"a page of {origins[0][:100]!r} may not do this"
+            await refusal(scope, 403, "bad_origin", message, "send no Origin, or the platform's own")(
+                scope, receive, send
+            )
+        else:
+            await self._app(scope, receive, send)
+
+    def _ours(self, pattern: re.Pattern[str], value: str) -> bool:
+        match = pattern.fullmatch(value.strip().lower())
+        return match is not None and match[1] in self._hosts
+
+
+def _values(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
