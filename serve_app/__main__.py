@@ -41,7 +41,9 @@ def up(
         Supervisor(settings).run()
     except MantaError as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        sys.stderr.flush()
+        # Not by Ray's own way out, which waits long for a Ray that has died.
+        os._exit(1)
 
 
 @app.command("verify-models")

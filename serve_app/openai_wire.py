@@ -35,7 +35,7 @@ def message_from_wire(data: Any) -> ChatMessage:
         raise InvalidInput(f"unknown role {role!r}", fix="one of system, developer, user, assistant, tool")
     calls = tuple(call_from_wire(call) for call in _list(data.get("tool_calls"), "tool_calls"))
     call_id, name = (_optional_string(data, key) for key in ("tool_call_id", "name"))
-    return ChatMessage(role, _text(data.get("content")), calls, call_id, name)
+    return ChatMessage(role, _text(data.get("content")), calls, call_id, name)  # type: ignore[arg-type]
 
 
 def call_from_wire(data: Any) -> ToolCall:

@@ -45,6 +45,8 @@ class Supervisor:
         self._settings = settings
         self._home = settings.home
         self._began = time.monotonic()
+        self._family: set[psutil.Process] = set()
+        self._ray_lives = True
 
     def run(self) -> None:
         """Raises MantaError when the platform cannot start; startup.jsonl has named the part."""
@@ -107,9 +109,10 @@ class Supervisor:
         core = _core_processes()
         while True:
             time.sleep(WATCH_S)
-            for process in core:
-                if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                    raise PlatformError("a process of Ray's own died", fix="manta up", code="ray_died")
+            self._family.update(psutil.Process().children(recursive=True))
+            if not all(_lives(process) for process in core):
+                self._ray_lives = False
+                raise PlatformError("a process of Ray's own died", fix="manta up", code="ray_died")
             if _coordinator_answers():
                 answered = time.monotonic()
             elif time.monotonic() - answered > SILENT_LIMIT_S:
@@ -126,10 +129,20 @@ class Supervisor:
             if ray.is_initialized() and self._settings.ray.address:
                 undeploy(self._settings)
         finally:
-            ray.shutdown()
-            _end_children()
+            if self._ray_lives:
+                ray.shutdown()
+            self._end_family()
             (self._home / "platform.json").unlink(missing_ok=True)
             self._report("platform", "stopped")
+
+    def _end_family(self) -> None:
+        """What Ray left of its process tree, orphans too: first asked to end, then made to."""
+        left = list(self._family.union(psutil.Process().children(recursive=True)))
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    end(process)
+            _, left = psutil.wait_procs(left, timeout=5)
 
     def _write_state(self) -> None:
         state = {
@@ -172,7 +185,8 @@ def ray_folder(home: Path) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         # Whoever owns it would own Ray's sockets; in a folder that all can write to, names can be taken.
         raise PlatformError(f"{folder} is not this user's alone", fix="remove it", code="unsafe_folder")
-    return folder
+    # Ray opens its own folder to every user, hence one within.
+    return folder / "r"
 
 
 def _exit_on(*numbers: signal.Signals) -> None:
@@ -221,11 +235,5 @@ def _restart_coordinator() -> None:
         ray.kill(ray.get_actor(COORDINATOR, namespace=NAMESPACE), no_restart=False)
 
 
-def _end_children() -> None:
-    """What Ray left of its process tree: first asked to end, then made to."""
-    children = psutil.Process().children(recursive=True)
-    for end in (psutil.Process.terminate, psutil.Process.kill):
-        for child in children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                end(child)
-        _, children = psutil.wait_procs(children, timeout=5)
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -49,20 +49,23 @@ class LangChainBackend:
         from langchain_core.messages import AIMessageChunk, convert_to_messages
 
         whole: AIMessageChunk | None = None
+        cut_short = False
         try:
             # LangChain reads OpenAI's message dicts.
             messages = convert_to_messages([message_to_wire(message) for message in request.messages])
             async for chunk in self._bound(request).astream(messages):
                 whole = chunk if whole is None else whole + chunk
+                # Of each chunk, as adding chunks joins the words of their reasons.
+                cut_short = cut_short or _cut_short(chunk)
                 if chunk.text:
                     yield ChatChunk(text=chunk.text)
         except Exception as error:
             # Every vendor has an error tree of its own. OpenAI's class also raises after the last piece of an answer
             # that max_tokens cut, where a shape was asked; what came is whole for us.
-            if not _cut_short(whole):
+            if not cut_short:
                 raise _translated(self._name, error) from None
         self._served += 1
-        yield _last(self._name, whole)
+        yield _last(self._name, whole, cut_short)
 
     def _bound(self, request: ChatRequest) -> Any:
         model = self._model
@@ -130,24 +133,19 @@ def _status(error: Exception) -> int | None:
     return None
 
 
-def _last(name: str, whole: Any) -> ChatChunk:
+def _last(name: str, whole: Any, cut_short: bool) -> ChatChunk:
     if whole is None:
         return ChatChunk(finish_reason="stop", usage=Usage(model_calls=1))
     if whole.invalid_tool_calls:
         broken = whole.invalid_tool_calls[0]["name"]
         raise RemoteModelError(f"model {name}: the arguments of {broken!r} are not JSON", fix="try again")
     calls = tuple(ToolCall(call["id"] or "", call["name"], call["args"]) for call in whole.tool_calls)
-    return ChatChunk(tool_calls=calls, finish_reason=_finish(whole, calls), usage=_usage(whole))
+    finish = "length" if cut_short else "tool_calls" if calls else "stop"
+    return ChatChunk(tool_calls=calls, finish_reason=finish, usage=_usage(whole))
 
 
-def _finish(whole: Any, calls: tuple[ToolCall, ...]) -> str:
-    if _cut_short(whole):
-        return "length"
-    return "tool_calls" if calls else "stop"
-
-
-def _cut_short(whole: Any) -> bool:
-    said = whole.response_metadata if whole is not None else {}
+def _cut_short(chunk: Any) -> bool:
+    said = chunk.response_metadata
     return (said.get("finish_reason") or said.get("stop_reason")) in _CUT_SHORT
 
 

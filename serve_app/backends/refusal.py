@@ -1,4 +1,4 @@
-"""What a server of another party says by an HTTP status, as an error of ours: what to mend, and whether to try again."""
+"""An HTTP status of another party's server as an error of ours: what to mend, and whether to try again."""
 
 from manta.errors import ContextLengthExceeded, ModelError, RemoteModelError
 

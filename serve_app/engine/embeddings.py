@@ -63,6 +63,18 @@ class _Encoder:
         return hidden
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingStats:
+    """Since the start: texts embedded, forward passes of the model, tokens read (padding not counted)."""
+
+    texts: int = 0
+    passes: int = 0
+    tokens: int = 0
+
+    def plus(self, texts: int, passes: int, tokens: int) -> "EmbeddingStats":
+        return EmbeddingStats(self.texts + texts, self.passes + passes, self.tokens + tokens)
+
+
 class SentenceEmbedder:
     """Texts to unit vectors. `width` is the number of dimensions, `max_tokens` where a text is cut."""
 
@@ -72,6 +84,7 @@ class SentenceEmbedder:
         self._threads = threads
         self.width = int(encoder.words.shape[1])
         self.max_tokens = min(_MAX_TOKENS, len(encoder.positions))
+        self._counts = EmbeddingStats()
 
     @classmethod
     def load(cls, path: Path, threads: int = 0, dtype: str = "auto") -> "SentenceEmbedder":
@@ -89,16 +102,27 @@ class SentenceEmbedder:
             ) from error
         return cls(encoder, tokenizer, threads)
 
-    @torch.inference_mode()
+    @property
+    def stats(self) -> EmbeddingStats:
+        return self._counts
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """float32 [len(texts), width], in the order of the texts. Texts of like length share a pass."""
+        return self.encode_counted(texts)[0]
+
+    @torch.inference_mode()
+    def encode_counted(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[int]]:
+        """As `encode`, and the tokens of each text that were read: special ones included, what is cut off not."""
         if self._threads > 0:
             torch.set_num_threads(self._threads)
         ids = [self._ids(text) for text in texts]
         vectors = np.zeros((len(texts), self.width), dtype=np.float32)
-        for group in _groups(ids):
+        groups = _groups(ids)
+        for group in groups:
             vectors[group] = self._pool([ids[index] for index in group])
-        return vectors
+        lengths = [len(row) for row in ids]
+        self._counts = self._counts.plus(len(texts), len(groups), sum(lengths))
+        return vectors, lengths
 
     def _ids(self, text: str) -> list[int]:
         ids = self._tokenizer.encode(text, add_special_tokens=True)

@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from manta.ids import DEFAULT_TENANT, Tenant
-from manta.protocols import Artifacts, Embedder
+from manta.protocols import Artifacts
 from serve_app.gateway.guard import LOOPBACK_HOSTS
-from serve_app.models.handles import ServeModels
+from serve_app.models.handles import ServeEmbedder, ServeModels
 from tools.actor import RemoteDocuments
 from tools.ray_calls import NamedActor
 
@@ -21,7 +21,7 @@ class Platform:
     documents: RemoteDocuments
     artifacts: Artifacts
     models: ServeModels
-    embedder: Embedder
+    embedder: ServeEmbedder
     default_model: str
     allowed_hosts: tuple[str, ...] = LOOPBACK_HOSTS
     """Hosts that requests may name; none for any. See `guard.allowed_hosts`."""

@@ -59,7 +59,7 @@ async def add_file(
     request: Request, platform: PlatformDep, name: Annotated[str, Query(min_length=1, max_length=255)]
 ) -> dict[str, Any]:
     title = Path(name).name
-    if not title or "\0" in title:
+    if title in ("", "..") or "\0" in title:
         raise InvalidInput(f"{name[:100]!r} is no name of a file", fix="name=data.csv")
     body = await _body(request)
     kind = request.headers.get("content-type") or "application/octet-stream"

@@ -4,6 +4,7 @@ A loopback address is no protection from browsers: any page may send requests th
 that it points at 127.0.0.1 (DNS rebinding) it may also read the answers. Such requests carry that name as `Host`.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterable
 
@@ -19,10 +20,13 @@ _ORIGIN = re.compile(rf"https?://{_HOST.pattern}")
 
 def allowed_hosts(bound_to: str) -> tuple[str, ...]:
     """The hosts to allow where the gateway listens on `bound_to`; none, for any, when that is not loopback."""
-    host = f"[{bound_to}]" if ":" in bound_to and not bound_to.startswith("[") else bound_to.lower()
-    if host not in LOOPBACK_HOSTS and not host.startswith("127."):
-        return ()
-    return tuple(dict.fromkeys((host, *LOOPBACK_HOSTS)))
+    host = bound_to.strip("[]").lower()
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    named = f"[{host}]" if ":" in host else host
+    return tuple(dict.fromkeys((*LOOPBACK_HOSTS, named))) if loopback else ()
 
 
 class HostGuard:

@@ -102,17 +102,16 @@ async def embeddings(body: EmbeddingBody, platform: PlatformDep) -> dict[str, An
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not texts or len(texts) > MAX_INPUTS or not all(texts):
         raise InvalidInput(f"input must be 1 to {MAX_INPUTS} texts, none of them empty")
-    vectors = await platform.embedder.embed(texts)
+    vectors, tokens = await platform.embedder.embed_counted(texts)
     data = [
         {"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)}
         for index, vector in enumerate(vectors)
     ]
-    words = sum(len(text.split()) for text in texts)
     return {
         "object": "list",
         "data": data,
         "model": EMBEDDING_MODEL,
-        "usage": {"prompt_tokens": words, "total_tokens": words},
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
 
 

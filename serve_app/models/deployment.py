@@ -1,6 +1,7 @@
 """Models on Ray Serve: one application per model, its replicas around one backend each."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,17 @@ class EmbedderDeployment:
         self.embed_batch.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
 
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.005)
-    async def embed_batch(self, texts: list[str]) -> list[list[float]]:
-        vectors = await asyncio.to_thread(self._embedder.encode, texts)
-        return [vector.tolist() for vector in vectors]
+    async def embed_batch(self, texts: list[str]) -> list[tuple[list[float], int]]:
+        vectors, tokens = await asyncio.to_thread(self._embedder.encode_counted, texts)
+        return list(zip(vectors.tolist(), tokens, strict=True))
 
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector of 384 floats per text."""
-        return list(await asyncio.gather(*(self.embed_batch(text) for text in texts)))
+    async def embed_counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """One vector of 384 floats per text, and the tokens that were read for all of them."""
+        embedded = await asyncio.gather(*(self.embed_batch(text) for text in texts))
+        return [vector for vector, _ in embedded], sum(tokens for _, tokens in embedded)
+
+    async def stats(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self._embedder.stats), **_placement()}
 
 
 def _placement() -> dict[str, Any]:

@@ -119,13 +119,27 @@ class ServeEmbedder:
     def __reduce__(self) -> tuple[Any, ...]:
         return ServeEmbedder, ()
 
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    def _replicas(self) -> Any:
         if self._handle is None:
             self._handle = serve.get_deployment_handle(DEPLOYMENT, app_name=EMBEDDER_APP)
+        return self._handle
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        return (await self.embed_counted(texts))[0]
+
+    async def embed_counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """One vector per text, and the model's tokens that were read for all of them."""
         try:
-            vectors: list[list[float]] = await self._handle.embed.remote(list(texts))
-            return vectors
+            counted: tuple[list[list[float]], int] = await self._replicas().embed_counted.remote(list(texts))
+            return counted
         except (ray.exceptions.RayError, RayServeException) as error:
+            raise _translated("embedder", error) from None
+
+    async def stats(self) -> list[dict[str, Any]]:
+        """What every replica counts: `texts`, `passes` of the model, `tokens`; and where it is."""
+        try:
+            return list(await self._replicas().broadcast("stats").results_async())
+        except Exception as error:
             raise _translated("embedder", error) from None
 
 

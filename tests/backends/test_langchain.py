@@ -12,8 +12,6 @@ from tests.backends.openai_double import delta, refuse, serving, stream
 
 ASK = ChatRequest((ChatMessage("user", "hi"),))
 ADD = ToolSpec("add", "adds", {"type": "object", "properties": {"a": {"type": "integer"}}})
-# OpenAI's client is strict about the first chunk where a shape is asked.
-SHAPED = ({"id": "1", "object": "chat.completion.chunk", **delta(role="assistant", content="{}")},)
 USAGE = {
     "choices": [],
     "usage": {
@@ -23,6 +21,16 @@ USAGE = {
         "prompt_tokens_details": {"cached_tokens": 4},
     },
 }
+
+
+SHAPES = pytest.mark.parametrize(
+    "shape",
+    [
+        {"type": "json_object"},
+        {"type": "json_schema", "json_schema": {"name": "out", "schema": {"type": "object"}}},
+    ],
+    ids=["json", "schema"],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +51,19 @@ async def collect(url: str, request: ChatRequest = ASK) -> list[ChatChunk]:
     return [chunk async for chunk in backend(url).stream(request)]
 
 
+def shaped(finish: str) -> tuple[dict[str, Any], ...]:
+    """An answer in chunks as whole as OpenAI's client wants them where a shape is asked."""
+    head = {"id": "1", "object": "chat.completion.chunk"}
+    return {**head, **delta(role="assistant", content="{}")}, {**head, **delta(finish=finish)}
+
+
 async def sent(request: ChatRequest) -> dict[str, Any]:
     """The body that the vendor's server gets."""
     seen: list[dict[str, Any]] = []
 
     def answer(handler: Any, body: dict[str, Any]) -> None:
         seen.append({**body, "authorization": handler.headers.get("Authorization")})
-        stream(*SHAPED, delta(finish="stop"))(handler, body)
+        stream(*shaped("stop"))(handler, body)
 
     with serving(answer) as url:
         await collect(url, request)
@@ -71,9 +85,10 @@ async def test_an_answer_cut_short_says_so():
         assert (await collect(url))[-1].finish_reason == "length"
 
 
-async def test_an_answer_in_a_shape_that_is_cut_short_is_no_error():
-    request = ChatRequest(ASK.messages, response_format={"type": "json_object"})
-    with serving(stream(*SHAPED, delta(finish="length"))) as url:
+@SHAPES
+async def test_an_answer_in_a_shape_that_is_cut_short_is_no_error(shape: dict[str, Any]):
+    request = ChatRequest(ASK.messages, response_format=shape)
+    with serving(stream(*shaped("length"))) as url:
         chunks = await collect(url, request)
     assert "".join(chunk.text for chunk in chunks) == "{}"
     assert chunks[-1].finish_reason == "length"
@@ -133,14 +148,7 @@ async def test_the_choice_of_tools(choice: str | None, expected: Any):
 
 
 @pytest.mark.parametrize("tools", [(), (ADD,)], ids=["without_tools", "with_tools"])
-@pytest.mark.parametrize(
-    "shape",
-    [
-        {"type": "json_object"},
-        {"type": "json_schema", "json_schema": {"name": "out", "schema": {"type": "object"}}},
-    ],
-    ids=["json", "schema"],
-)
+@SHAPES
 async def test_the_shape_of_the_answer(shape: dict[str, Any], tools: tuple[ToolSpec, ...]):
     body = await sent(ChatRequest(ASK.messages, tools=tools, response_format=shape))
     assert body["response_format"] == shape

@@ -53,12 +53,19 @@ class PlatformDouble:
         """How many frames each of the next streams sends before its connection breaks."""
         self.answer_with: list[Response] = []
         """Answers given to the next requests instead of the real ones."""
+        self.wait_with: list[Response] = []
+        """The same for waits alone."""
         self.drop_requests = 0
         """So many of the next requests are done, then cut before their answer."""
         self.ready = True
         self.port = port
         self.in_flight = 0
         self.most_in_flight = 0
+        self.keep_alive_s: float | None = None
+        """A comment is sent whenever a stream has been idle for so long."""
+        self.cut_when_idle = False
+        """Streams are cut instead, as some proxies do."""
+        self.streams = 0
         self.gather = 0
         """No wait is answered before so many of them were there at once."""
 
@@ -243,6 +250,8 @@ class PlatformDouble:
 
     async def _wait(self, request: Request) -> Response:
         run = self.runs[request.path_params["run"]]
+        if self.wait_with:
+            return self.wait_with.pop(0)
         self.in_flight += 1
         self.most_in_flight = max(self.in_flight, self.most_in_flight)
         try:
@@ -265,6 +274,9 @@ class PlatformDouble:
     async def _frames(self, run: DoubleRun, after: int) -> Any:
         cut = self.cut_after.pop(0) if self.cut_after else None
         sent = 0
+        self.streams += 1
+        loop = asyncio.get_running_loop()
+        idle_since = loop.time()
         yield _frame("metadata", {"run_id": run.id, "agent_id": run.graph}) + ": keep-alive\n\n"
         while True:
             for event in run.events[after:]:
@@ -278,9 +290,15 @@ class PlatformDouble:
                     yield _frame(
                         "messages", [{"type": "AIMessageChunk", "content": "tok"}, {"step": event["step"]}]
                     )
+                idle_since = loop.time()
             if run.status != "pending":
                 break
             await asyncio.sleep(0.005)
+            if self.keep_alive_s is not None and loop.time() - idle_since > self.keep_alive_s:
+                if self.cut_when_idle:
+                    raise Broken
+                idle_since = loop.time()
+                yield ": keep-alive\n\n"
         yield _frame("values", run.output)
         yield _frame("end", None)
 

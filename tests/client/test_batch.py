@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from manta import jobs
 from manta.async_client import AsyncClient
@@ -82,10 +83,52 @@ def test_a_failed_task_is_tried_again_as_another_run(platform: PlatformDouble, t
     tasks = write_tasks(tmp_path, {"id": "x", "input": {"fail": "step_failed"}}, {"id": "y", "input": {}})
     assert run(platform, tasks) == 1
     assert [(r["id"], r["status"]) for r in results(tmp_path)] == [("x", "error"), ("y", "success")]
-    assert results(tmp_path)[0]["error"] == {"code": "step_failed", "message": "it broke", "fix": "mend it"}
-    assert run(platform, tasks) == 1
-    assert len(platform.runs) == 3
-    assert len(results(tmp_path)) == 2
+    error = results(tmp_path)[0]["error"]
+    assert (error["code"], error["message"], error["fix"]) == ("step_failed", "it broke", "mend it")
+    for tries in (2, 3, 4):
+        assert run(platform, tasks) == 1
+        # Each time it is one more run of the task that fails, not the last failure found again.
+        assert len(platform.runs) == 1 + tries
+        assert len(results(tmp_path)) == 2
+        assert results(tmp_path)[0]["tries"] == tries
+
+
+def test_a_run_lost_from_sight_is_found_again_not_made_anew(platform: PlatformDouble, tmp_path: Path):
+    tasks = read_tasks('{"id": "x", "input": {}}')
+    out = tmp_path / "results.jsonl"
+
+    async def batch(graph: str) -> None:
+        async with AsyncClient(platform.url, patience_s=0.2) as client:
+            await run_batch(client, graph, tasks, Results(out), 1, lambda progress: None)
+
+    away = {"code": "coordinator_unavailable", "message": "away", "metadata": {}}
+    platform.wait_with = [JSONResponse(away, 503) for _ in range(20)]
+    asyncio.run(batch("echo"))
+    (line,) = results(tmp_path)
+    assert (line["status"], line["tries"]) == ("error", 0)
+    platform.wait_with = []
+    asyncio.run(batch("echo"))
+    assert [r["status"] for r in results(tmp_path)] == ["success"]
+    assert list(platform.runs) == [line["run_id"]]
+
+
+def test_results_of_before_there_were_tries_are_counted(tmp_path: Path):
+    file = tmp_path / "results.jsonl"
+    old = {"id": "x", "status": "error", "run_id": "r", "error": {}}
+    lines = [old, old, {**old, "run_id": None}, {**old, "id": "y", "tries": 5}, {**old, "id": "y"}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert Results(file).tries == {"x": 2, "y": 6}
+
+
+def test_a_task_that_never_became_a_run_keeps_its_count(platform: PlatformDouble, tmp_path: Path):
+    tasks = write_tasks(tmp_path, {"id": "x", "input": {"fail": "step_failed"}})
+    run(platform, tasks)
+    platform.answer_with = [JSONResponse({"code": "invalid_input", "message": "no"}, 422)]
+    run(platform, tasks)
+    assert (results(tmp_path)[0]["run_id"], results(tmp_path)[0]["tries"]) == (None, 1)
+    run(platform, tasks)
+    assert results(tmp_path)[0]["tries"] == 2
+    assert len(platform.runs) == 2
 
 
 def test_a_crash_before_the_result_was_written_finds_the_same_run(platform: PlatformDouble, tmp_path: Path):
@@ -149,8 +192,6 @@ def test_no_more_runs_at_once_than_asked_for(platform: PlatformDouble, tmp_path:
 
 
 def test_a_platform_that_is_away_for_a_while_is_waited_for(platform: PlatformDouble, tmp_path: Path):
-    from starlette.responses import PlainTextResponse
-
     platform.answer_with = [PlainTextResponse("no route", 404), PlainTextResponse("bad gateway", 502)]
     assert run(platform, write_tasks(tmp_path, {"input": {}})) == 0
 
@@ -232,6 +273,11 @@ def test_a_token_becomes_a_header(tmp_path: Path):
     (tmp_path / "token").write_text("t0ken\n")
     assert jobs._headers(str(tmp_path / "token")) == {"Authorization": "Bearer t0ken"}
     assert jobs._headers("") == {}
+    (tmp_path / "empty").write_text("\n")
+    assert jobs._headers(str(tmp_path / "empty")) == {}
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(PlatformError, match="not a token"):
+        jobs._headers(str(tmp_path / "binary"))
     with pytest.raises(PlatformError, match="cannot read Ray's token"):
         jobs._headers(str(tmp_path / "none"))
 

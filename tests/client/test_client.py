@@ -169,6 +169,29 @@ def test_stream_of_a_silent_run_returns_when_told_so(client):
     assert [e.type for e in client.stream(run.id, silence_s=0.3)][:2] == ["run_started", "step_started"]
 
 
+def test_keep_alives_do_not_hide_that_a_run_is_silent(client, platform: PlatformDouble):
+    platform.keep_alive_s = 0.05
+    run = client.submit("hold", {})
+    assert [e.type for e in client.stream(run.id, silence_s=0.4)][:2] == ["run_started", "step_started"]
+    assert platform.streams == 1
+
+
+def test_a_proxy_that_cuts_idle_connections_does_not_lose_a_run(make, platform: PlatformDouble):
+    client = make(platform.url, patience_s=0.5)
+    platform.keep_alive_s, platform.cut_when_idle = 0.05, True
+    run = client.submit("hold", {})
+
+    def release_later() -> None:
+        # Four cuts with their pauses of 0.1 to 0.8 s take longer than the client's patience.
+        while platform.streams < 5:
+            threading.Event().wait(0.01)
+        platform.release(run.id)
+
+    threading.Thread(target=release_later, daemon=True).start()
+    assert [e.type for e in client.stream(run.id)][-1] == "run_done"
+    assert platform.streams >= 5
+
+
 def test_stream_follows_while_the_run_goes_on(client, platform: PlatformDouble):
     run = client.submit("hold", {})
     threading.Timer(0.2, platform.release, [run.id]).start()
@@ -191,8 +214,9 @@ def test_get_list_and_cancel(client):
     cancelled = client.wait(held.id).run
     assert (cancelled.status, cancelled.reason) == ("interrupted", "cancelled")
     assert isinstance(cancelled.failure(), RunCancelled)
+    client.cancel(held.id)
     with pytest.raises(Conflict):
-        client.cancel(held.id)
+        client.cancel(other.id)
 
 
 def test_chat(client):

@@ -55,7 +55,7 @@ def test_cuts_anywhere_change_nothing(texts: list[str], newline: str, cuts: list
 
 def follower(after: int = 0, clock: list[float] | None = None, limit: float = 10) -> Follower:
     now = clock or [0.0]
-    return Follower("run", after, Patience("run", limit, lambda: now[0]), lambda: 5.0)
+    return Follower("run", after, Patience("run", limit, lambda: now[0]), lambda: 5.0, lambda: now[0])
 
 
 def custom(seq: int, kind: str = "call_done") -> bytes:
@@ -146,3 +146,36 @@ def test_an_event_renews_patience():
     list(reader.feed(custom(1)))
     now[0] = 18.0
     assert reader.patience.lost("gone") == FIRST_DELAY_S
+
+
+def test_a_keep_alive_renews_patience_but_not_its_pauses():
+    now = [0.0]
+    reader = follower(clock=now)
+    for _ in range(10):
+        now[0] += 9.0
+        pause = reader.patience.lost("an idle connection was cut")
+        assert list(reader.feed(b": keep-alive\n\n")) == []
+    assert now[0] > 10
+    assert pause == LONGEST_DELAY_S
+
+
+def test_keep_alives_do_not_hide_a_silent_run():
+    now = [0.0]
+    reader = follower(clock=now)
+    list(reader.feed(custom(1)))
+    for _ in range(3):
+        assert not reader.silent(40)
+        now[0] += 15.0
+        list(reader.feed(b": keep-alive\n\n"))
+    assert reader.silent(40)
+    assert not reader.silent(None)
+    list(reader.feed(custom(2)))
+    assert not reader.silent(40)
+
+
+def test_a_slow_reader_is_no_silent_run():
+    now = [0.0]
+    reader = follower(clock=now)
+    for _ in reader.feed(custom(1) + b": keep-alive\n\n"):
+        now[0] += 100.0
+    assert not reader.silent(40)

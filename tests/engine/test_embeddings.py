@@ -62,6 +62,23 @@ def test_order_and_batches_do_not_matter(embedder: SentenceEmbedder) -> None:
     assert embedder.encode([]).shape == (0, 384)
 
 
+def test_tokens_are_those_of_the_tokenizer_and_texts_share_passes():
+    from transformers import AutoTokenizer
+
+    fresh = SentenceEmbedder.load(embedded_embedder_path(), dtype="float32")
+    _, tokens = fresh.encode_counted(TEXTS)
+    tokenizer = AutoTokenizer.from_pretrained(embedded_embedder_path())
+    rows = tokenizer(list(TEXTS), truncation=True, max_length=256)["input_ids"]
+    assert tokens == [len(row) for row in rows]
+    assert tokens[3] == 2, "an empty text is its two special tokens"
+    assert max(tokens) == 256
+    first = fresh.stats
+    assert (first.texts, first.passes, first.tokens) == (len(TEXTS), 1, sum(tokens))
+    fresh.encode(["word " * 600] * 40)
+    # 8192 tokens are one pass: 32 texts of 256.
+    assert (fresh.stats.texts, fresh.stats.passes) == (len(TEXTS) + 40, 3)
+
+
 def test_bfloat16_stays_close(embedder: SentenceEmbedder) -> None:
     small = SentenceEmbedder.load(embedded_embedder_path(), dtype="bfloat16")
     likeness = (small.encode(TEXTS[:5]) * embedder.encode(TEXTS[:5])).sum(axis=1)

