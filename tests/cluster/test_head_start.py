@@ -15,8 +15,10 @@ import psutil
 import pytest
 import yaml
 
+from manta import jobs
 from manta.client import Client
-from tests.live.conftest import free_port
+from manta.platform_process import running, stop
+from tests.live.conftest import eventually, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "MANTA_TEST_CLUSTER"
@@ -117,3 +119,61 @@ def test_the_commands_can_be_repeated(head: Head):
 def test_dashboard_and_gateway_are_on_loopback(head: Head):
     assert head.state["dashboard"].startswith("http://127.0.0.1:")
     assert head.state["address"].startswith("http://127.0.0.1:")
+
+
+LOOK = """
+import json, sys, ray
+from ray import serve
+ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)
+named = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if actor["namespace"] == "manta"]
+print("FOUND " + json.dumps({"apps": sorted(serve.status().applications), "actors": sorted(named)}))
+"""
+
+
+def look(head: Head) -> dict[str, list[str]]:
+    """The applications and Manta's actors on the cluster, seen from a process of its own."""
+    environment = {**head.environment, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [sys.executable, "-c", LOOK, head.environment["MANTA_RAY_ADDRESS"]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    found = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
+    assert found, done.stdout + done.stderr
+    return json.loads(found[0].removeprefix("FOUND "))
+
+
+def test_a_batch_runs_as_a_job_of_this_cluster(head: Head, tmp_path: Path):
+    info = running(head.home / ".manta")
+    assert info is not None
+    (tmp_path / "tasks.jsonl").write_text('{"question": "How does a lock lift ships?", "id": "one"}\n')
+    job = jobs.submit_batch(
+        tmp_path / "tasks.jsonl", "research_report", tmp_path / "out.jsonl", platform=info
+    )
+    (last,) = list(jobs.follow(job))[-1:]
+    # Without documents it asks the web, which a machine may not reach: the job has its result line all the same.
+    assert last.done == last.total == 1
+    assert json.loads((tmp_path / "out.jsonl").read_text())["id"] == "one"
+
+
+def test_down_takes_the_platform_off_and_leaves_ray(head: Head):
+    before = look(head)
+    assert "manta" in before["apps"]
+    assert "manta-coordinator" in before["actors"]
+    assert stop(head.home / ".manta", timeout_s=60)
+    eventually(lambda: look(head) == {"apps": [], "actors": []}, "the platform being gone", 120)
+
+
+def test_serve_run_deploys_the_builder(head: Head):
+    """After `down`, the same platform by Ray Serve's own command on the Ray that went on."""
+    config = ROOT / "deploy/manta.cluster.yaml"
+    command = ["serve", "run", "--address", head.environment["MANTA_RAY_ADDRESS"], "--non-blocking"]
+    command += ["--name", "manta", "--route-prefix", "/", "serve_app.app:build", f"config={config}"]
+    environment = {**head.environment, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    with Client(f"http://127.0.0.1:{head.environment['MANTA_PORT']}") as client:
+        eventually(lambda: client.ready().ready, "the platform being ready")
+        assert (
+            client.chat("What is the capital of France?", temperature=0).text
+            == "The capital of France is Paris."
+        )
