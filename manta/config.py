@@ -99,6 +99,8 @@ class AgentSettings(Section):
 
 class ServerSettings(Section):
     host: str = "127.0.0.1"
+    allowed_hosts: tuple[str, ...] = ()
+    """Names besides loopback's by which a gateway on loopback is reached through a proxy; `*` is any."""
     port: int = Field(8000, ge=1, le=65535)
 
 

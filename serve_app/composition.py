@@ -13,6 +13,7 @@ from manta.config import EMBEDDED, EmbedderSettings, ModelSettings, Settings
 from manta.errors import InvalidConfig, ModelLoadError
 from manta.graph import Graph, Names, check_names, load_graph
 from serve_app.gateway.deps import Platform
+from serve_app.gateway.guard import allowed_hosts
 from serve_app.models.handles import ServeEmbedder, ServeModels
 from tools.actor import RemoteDocuments
 
@@ -47,7 +48,13 @@ class Composition:
             models=self.models(),
             embedder=ServeEmbedder(),
             default_model=self.settings.default_model,
+            allowed_hosts=self._allowed_hosts(),
         )
+
+    def _allowed_hosts(self) -> tuple[str, ...]:
+        server = self.settings.server
+        ours = allowed_hosts(server.host)
+        return () if not ours or "*" in server.allowed_hosts else (*ours, *server.allowed_hosts)
 
     def artifacts(self) -> LocalArtifacts:
         return LocalArtifacts(self.settings.home / "artifacts")
