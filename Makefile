@@ -12,7 +12,7 @@ define pip-install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast check format constraints clean
+.PHONY: help setup setup-dev demo test test-live test-rooms check format constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,10 +38,14 @@ $(VENV)/.dev: $(VENV)/.platform
 demo: setup ## The main job: a question becomes a cited report in out/ (KEEP=1 leaves the platform up)
 	@$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
 
+# Two halves side by side, for two cores: what starts a Ray, and what does not.
 test: setup-dev ## All tests (real Ray, Serve, model, PostgreSQL)
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-live test-rooms
 
-test-fast: setup-dev ## The tests that need no Ray cluster
+test-live: setup-dev
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/live tests/cluster
+
+test-rooms: setup-dev ## The tests that start no Ray
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --ignore tests/live --ignore tests/cluster
 
 check: setup-dev ## Formatting, lint, types, the import contract

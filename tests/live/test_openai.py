@@ -1,5 +1,8 @@
 """The model routes as the official `openai` client sees them."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
 import openai
 import pytest
 
@@ -64,6 +67,23 @@ def test_embeddings_are_unit_vectors_that_tell_meaning(api: openai.OpenAI):
     assert len(cat) == 384
     assert sum(x * x for x in cat) == pytest.approx(1, abs=1e-3)
     assert _dot(cat, kitten) > _dot(cat, law) + 0.2
+
+
+def test_embeddings_of_several_callers_share_passes(platform: LivePlatform, api: openai.OpenAI):
+    def counted() -> dict[str, int]:
+        (replica,) = httpx.get(f"{platform.url}/models/all-minilm-l6-v2/replicas").json()
+        return replica
+
+    before = counted()
+    with ThreadPoolExecutor(16) as pool:
+        answers = pool.map(
+            lambda n: api.embeddings.create(model="all-minilm-l6-v2", input=f"text {n}"), range(48)
+        )
+        tokens = sum(answer.usage.prompt_tokens for answer in answers)
+    after = counted()
+    assert after["texts"] - before["texts"] == 48
+    assert after["passes"] - before["passes"] < 48
+    assert after["tokens"] - before["tokens"] == tokens > 48 * 3
 
 
 def _dot(a: list[float], b: list[float]) -> float:
