@@ -7,8 +7,9 @@ submitted it. Ray is imported inside the functions only.
 import asyncio
 import shlex
 import sys
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from manta.platform_process import PlatformInfo, running
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _LAST_LINES = 3
+_AGENT_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,24 @@ def submit_batch(
     entrypoint = _entrypoint(platform, tasks, graph, out, concurrency)
     metadata = {"graph": graph, "tasks": str(tasks), "out": str(out)}
     with _refusals(job):
-        _sdk(job).submit_job(entrypoint=entrypoint, submission_id=job.id, metadata=metadata)
+        client = _sdk(job)
+        _while_no_agent(
+            lambda: client.submit_job(entrypoint=entrypoint, submission_id=job.id, metadata=metadata)
+        )
     return job
+
+
+def _while_no_agent(submit: Callable[[], Any]) -> None:
+    """Submit, and again while Ray's own agent for jobs is still coming up; the id makes it one job."""
+    deadline = time.monotonic() + _AGENT_PATIENCE_S
+    while True:
+        try:
+            submit()
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(1.0)
 
 
 def follow(job: Job) -> Iterator[BatchProgress]:
