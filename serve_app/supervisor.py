@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import socket
-import stat
 import sys
 import tempfile
 import time
@@ -181,12 +180,16 @@ def ray_folder(home: Path) -> Path:
     name = hashlib.sha256(str(home).encode()).hexdigest()[:8]
     folder = Path(tempfile.gettempdir()) / f"manta-{os.getuid()}-{name}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        # Whoever owns it would own Ray's sockets; in a folder that all can write to, names can be taken.
-        raise PlatformError(f"{folder} is not this user's alone", fix="remove it", code="unsafe_folder")
     # Ray opens its own folder to every user, hence one within.
-    return folder / "r"
+    inner = folder / "r"
+    for path in (folder, inner):
+        # In a folder that all can write to, names can be taken; whoever owns this one would own Ray's sockets.
+        if path.is_symlink() or (path.exists() and path.lstat().st_uid != os.getuid()):
+            raise PlatformError(
+                f"{path} belongs to another user", fix="have it removed", code="unsafe_folder"
+            )
+    folder.chmod(0o700)
+    return inner
 
 
 def _exit_on(*numbers: signal.Signals) -> None:
