@@ -42,8 +42,10 @@ demo: setup ## The main job: a question becomes a cited report in out/ (KEEP=1 l
 test: setup-dev ## All tests (real Ray, Serve, model, PostgreSQL)
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-live test-rooms
 
+# One after the other: a second Ray on this host finds the port of Ray's job agent taken.
 test-live: setup-dev
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/live tests/cluster
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/live
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster
 
 test-rooms: setup-dev ## The tests that start no Ray
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --ignore tests/live --ignore tests/cluster
