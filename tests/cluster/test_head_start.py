@@ -80,6 +80,12 @@ def _end_marked(mark: str) -> None:
                 marked.append(process)
         except psutil.Error:
             continue
+    # Ray's agents write their title over their environment; they are found as children.
+    for process in list(marked):
+        try:
+            marked += process.children(recursive=True)
+        except psutil.NoSuchProcess:
+            continue
     for process in marked:
         try:
             process.kill()
