@@ -284,7 +284,7 @@ class RunExecutor:
 
     async def _stop_running(self, error: dict[str, Any] | None = None) -> list[Change]:
         """Stop every step that still runs; returns what the journal is to say of those it knows as started."""
-        jobs = dict(self._running)
+        jobs = list(self._running)
         self._running.clear()
         for job in jobs:
             job.cancel()
@@ -294,14 +294,12 @@ class RunExecutor:
         if not jobs or error is None:
             return []
         reason = RunCancelled(f"stopped with its run: {error['message']}").to_json()
-        begun = {
-            step.key: step for step in await self.journal.steps(self.record.id) if step.state == "started"
-        }
         return [
             StepChange(
                 step.key, step.step, step.index, "failed", step.attempt, agent=step.agent, error=reason
             )
-            for step in begun.values()
+            for step in await self.journal.steps(self.record.id)
+            if step.state == "started"
         ]
 
     def _outcome(self, work: "asyncio.Future[TaskResult]", task: Task) -> TaskResult:
