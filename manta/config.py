@@ -47,6 +47,15 @@ class ReplicaSettings(Section):
         return self
 
 
+class PriceSettings(Section):
+    """What a model costs, in any one unit of money, for a million tokens."""
+
+    input: float = Field(0, ge=0)
+    output: float = Field(0, ge=0)
+    cached_input: float | None = Field(None, ge=0)
+    """For tokens that were in a cache; None is the price of `input`."""
+
+
 class ModelSettings(Section):
     """One model. `torch` runs it in the replica, `remote` calls an OpenAI-compatible server,
     `langchain` any vendor through `init_chat_model`, `sleep` is the timing stand-in of load tests."""
@@ -62,6 +71,9 @@ class ModelSettings(Section):
     context_window: int = Field(0, ge=0)
     abilities: tuple[Literal["tools", "json"], ...] = ()
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    quantize: Literal["none", "int8", "int4", "mixed"] = "none"
+    """torch on the CPU: how weights are stored. `mixed`: the outputs of attention and MLP in 16 bits, the rest
+    in 8."""
     device: str = "auto"
     threads: int = Field(0, ge=0)
     """torch: threads of one replica; 0 is every core it may use."""
@@ -70,6 +82,7 @@ class ModelSettings(Section):
     timeout_s: float = Field(120, gt=0)
     step_s: tuple[float, float] = (0.02, 0.001)
     """sleep: seconds of one engine step, as constant and per sequence in the batch."""
+    price: PriceSettings = PriceSettings()
     replicas: ReplicaSettings = ReplicaSettings()
 
 
@@ -115,6 +128,45 @@ class RaySettings(Section):
     dashboard_port: int = Field(8265, ge=0, le=65535)
 
 
+class LimitSettings(Section):
+    """How much a coordinator takes on. What is over `active_runs` queues, what is over `queued_runs` is refused."""
+
+    active_runs: int = Field(1000, ge=1)
+    queued_runs: int = Field(20_000, ge=0)
+    """Accepted runs that wait for a place; runs that wait for a person do not count."""
+    active_runs_per_tenant: int | None = Field(None, ge=1)
+    takeovers: int = Field(5, ge=1)
+    """A run whose coordinator died so often without any step getting done ends in the state `dead_letter`."""
+
+
+class CoordinatorSettings(Section):
+    """`replicas` over 1 share the runs of one PostgreSQL and take over from each other."""
+
+    replicas: int = Field(1, ge=1, le=32)
+    lease_s: float = Field(10, gt=0)
+    """How long a coordinator may be silent before others take its runs."""
+    num_cpus: float = Field(0.1, ge=0)
+
+
+class RetentionSettings(Section):
+    """What `manta gc` keeps. None keeps for ever."""
+
+    runs_days: float | None = Field(None, gt=0)
+    """Finished runs go after so many days, with all that belongs to them."""
+    calls_days: float | None = Field(7, gt=0)
+    """The requests and responses of a finished run's calls go after so many days; it cannot be replayed then."""
+    files_days: float = Field(1, gt=0)
+    """Files that no run names are kept so long: an upload comes before its run."""
+
+
+class WebhookSettings(Section):
+    secret_env: str = ""
+    """Name of the environment variable with the secret that webhooks are signed with."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Hosts that may be called although their addresses are private; `*` is any."""
+    attempts: int = Field(8, ge=1)
+
+
 class SearchSettings(Section):
     engine: Literal["duckduckgo", "searxng"] = "duckduckgo"
     base_url: str = ""
@@ -132,7 +184,9 @@ def _built_in_agents() -> dict[str, AgentSettings]:
         "research": AgentSettings(size=2),
         "analyst": AgentSettings(),
         "writer": AgentSettings(),
-        "worker": AgentSettings(),
+        "assistant": AgentSettings(),
+        # Its prompts wait for models most of the time.
+        "worker": AgentSettings(concurrency=16),
     }
 
 
@@ -149,6 +203,10 @@ class Settings(Section):
     ray: RaySettings = RaySettings()
     search: SearchSettings = SearchSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    limits: LimitSettings = LimitSettings()
+    coordinator: CoordinatorSettings = CoordinatorSettings()
+    retention: RetentionSettings = RetentionSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     store_url: str = ""
     """SQLAlchemy URL of the journal; empty is SQLite in `home`."""
     home: Path = Path("~/.manta")
@@ -177,6 +235,8 @@ class Settings(Section):
         for name, model in self.models.items():
             if model.backend == "remote" and not model.base_url:
                 raise ValueError(f"models.{name}: backend remote needs base_url")
+        if self.coordinator.replicas > 1 and not self.store_url.startswith("postgres"):
+            raise ValueError("coordinator.replicas over 1 needs store_url with a PostgreSQL")
         return self
 
     @property

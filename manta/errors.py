@@ -13,7 +13,8 @@
     ├── StaleEpoch                  409: a zombie writes after it was fenced
     ├── Unavailable                 503: try again later
     │   ├── StorageUnavailable      the journal cannot be written
-    │   └── CoordinatorUnavailable  the coordinator does not answer
+    │   ├── CoordinatorUnavailable  the coordinator does not answer
+    │   └── Overloaded              429: too much is queued
     ├── PlatformError               starting, finding or stopping the platform
     ├── ModelError                  502: a model could not answer
     │   ├── ModelLoadError          its files are missing or broken
@@ -24,7 +25,9 @@
     │   └── BlockedAddress          an address that must not be fetched
     ├── StepError                   a step failed
     │   ├── StepTimeout             504
-    │   └── OutcomeUnknown          a call that must not be repeated has no recorded outcome
+    │   ├── OutcomeUnknown          a call that must not be repeated has no recorded outcome
+    │   ├── Rejected                a person said no
+    │   └── ReplayMismatch          a replayed step asked for something the record does not have
     ├── RunCancelled                the run was cancelled
     └── BudgetExceeded              429
 
@@ -131,6 +134,11 @@ class CoordinatorUnavailable(Unavailable):
     code = "coordinator_unavailable"
 
 
+class Overloaded(Unavailable):
+    code = "overloaded"
+    http_status = 429
+
+
 class PlatformError(MantaError):
     code = "platform_error"
 
@@ -180,6 +188,14 @@ class StepTimeout(StepError):
 
 class OutcomeUnknown(StepError):
     code = "outcome_unknown"
+
+
+class Rejected(StepError):
+    code = "rejected"
+
+
+class ReplayMismatch(StepError):
+    code = "replay_mismatch"
 
 
 class RunCancelled(MantaError):

@@ -14,16 +14,36 @@ from manta.config import kill_point, ledger_file
 
 KILL_POINTS = (
     "coordinator.run_created",
+    "coordinator.run_queued",
+    "coordinator.forked",
+    "coordinator.reopened",
+    "coordinator.cancel_requested",
+    "coordinator.run_claimed",
+    "coordinator.place_got",
     "coordinator.step_started",
+    "coordinator.step_retried",
     "coordinator.step_done",
+    "coordinator.parked",
+    "coordinator.decided",
+    "coordinator.decision_taken",
     "coordinator.before_finish",
+    "coordinator.run_ended",
+    "coordinator.lease_renewed",
+    "journal.group_written",
+    "journal.group_committed",
+    "journal.run_ending",
     "journal.intent_committed",
     "journal.outcome_committed",
     "agent.task_received",
+    "agent.tool_done",
+    "agent.model_answered",
     "agent.task_done",
+    "webhook.sent",
+    "webhook.noted",
+    "schedule.run_made",
     "replica.first_token",
 )
-"""Every point in the code path, in the order a run meets them."""
+"""Every point in the code path, room by room in the order a run meets them."""
 
 _reached: dict[str, int] = {}
 

@@ -10,12 +10,18 @@ StepId = NewType("StepId", str)
 """A step's name in its graph: lower-case letters, digits and underscores."""
 
 StepKey = NewType("StepKey", str)
-"""One execution of a step in a run: the step id, and `[n]` behind it for the n-th item of a fan-out."""
+"""One execution of a step in a run: the step id, `[n]` behind it for the n-th item of a fan-out, `#k` for
+the k-th time round of a loop (from 1), and before it the key of the sub-graph step it lies in and a slash:
+`angles[2]/draft#3`.
+"""
 
 CallKey = NewType("CallKey", str)
 """One model or tool call in a step execution; equal when the step is run again with the same inputs."""
 
 Tenant = NewType("Tenant", str)
+
+ThreadId = NewType("ThreadId", str)
+"""A UUID too."""
 
 DEFAULT_TENANT = Tenant("default")
 
@@ -24,5 +30,9 @@ def new_run_id() -> RunId:
     return RunId(str(uuid.uuid4()))
 
 
-def step_key(step: StepId, index: int | None = None) -> StepKey:
-    return StepKey(step if index is None else f"{step}[{index}]")
+def step_key(
+    step: StepId, index: int | None = None, *, iteration: int | None = None, parent: str = ""
+) -> StepKey:
+    item = "" if index is None else f"[{index}]"
+    loop = "" if iteration is None else f"#{iteration}"
+    return StepKey(f"{parent}/{step}{item}{loop}" if parent else f"{step}{item}{loop}")

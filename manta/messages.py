@@ -4,11 +4,14 @@ Everything here round-trips through `to_json` and `from_json` and through pickle
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from annotated_types import Ge
 
 from manta.ids import DEFAULT_TENANT, RunId, StepKey, Tenant
 
@@ -39,18 +42,66 @@ class CallScope:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counts of one call or a sum of several. Tokens are the model's own."""
+    """Counts of one call or a sum of several. Tokens are the model's own.
+
+    `cost_micros`: millionths of the money unit that prices are given in. `milliseconds`: time that step
+    executions worked, those beside each other added up; a call has none of its own.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     model_calls: int = 0
     tool_calls: int = 0
+    cost_micros: int = 0
+    milliseconds: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
+        # Written out: this is done for every step, and the generic way costs 50 times as much.
         return Usage(
-            *(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True))
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.model_calls + other.model_calls,
+            self.tool_calls + other.tool_calls,
+            self.cost_micros + other.cost_micros,
+            self.milliseconds + other.milliseconds,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be used at most; None is no limit. `tokens`: in and out together; `seconds`: of work, as in
+    `Usage.milliseconds`; `money`: in the unit that prices are given in.
+    """
+
+    tokens: Annotated[int, Ge(0)] | None = None
+    model_calls: Annotated[int, Ge(0)] | None = None
+    tool_calls: Annotated[int, Ge(0)] | None = None
+    seconds: Annotated[float, Ge(0)] | None = None
+    money: Annotated[float, Ge(0)] | None = None
+
+    def exceeded_by(self, used: Usage) -> str | None:
+        """The first limit that `used` is over, in words."""
+        amounts: tuple[tuple[str, float, float | None], ...] = (
+            ("tokens", used.input_tokens + used.output_tokens, self.tokens),
+            ("model calls", used.model_calls, self.model_calls),
+            ("tool calls", used.tool_calls, self.tool_calls),
+            ("seconds", used.milliseconds / 1000, self.seconds),
+            ("money", used.cost_micros / 1e6, self.money),
+        )
+        for what, amount, limit in amounts:
+            if limit is not None and amount > limit:
+                return f"{amount:g} of {limit:g} {what}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A budget and the step execution it covers, with everything beneath; an empty step is the whole run."""
+
+    step: StepKey
+    budget: Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +183,23 @@ class ChatResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs, in any one unit of money, for a million tokens. `cached_input` None is as `input`."""
+
+    input: float = 0.0
+    output: float = 0.0
+    cached_input: float | None = None
+
+    def micros(self, usage: Usage) -> int:
+        """The cost in millionths of the unit, rounded up."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        fresh = usage.input_tokens - usage.cached_tokens
+        return math.ceil(
+            fresh * self.input + usage.cached_tokens * cached + usage.output_tokens * self.output
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a model can do; agents choose their strategy by it. `context_window` is in tokens."""
 
@@ -139,6 +207,7 @@ class ModelInfo:
     context_window: int
     abilities: tuple[str, ...] = ()
     """Of `tools` (reliable tool calls), `json` (reliable structured output)."""
+    price: Price = Price()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +273,12 @@ class Analysis:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One step execution handed to an agent pool. `spent` is what the run's finished steps have used."""
+    """One step execution handed to an agent pool. `spent` is what the run's finished steps have used.
+
+    `options` is for the worker: the step's kind (`tool`, `call`, `prompt`, `runnable`) and what it names.
+    `limits` are the budgets that cover this step, the run's first. `coordinator` is the actor that keeps its
+    record, by name; empty is the only one.
+    """
 
     scope: CallScope
     agent: str
@@ -213,20 +287,32 @@ class Task:
     hints: CallHints = CallHints()
     options: dict[str, Any] = field(default_factory=dict)
     spent: Usage = Usage()
+    limits: tuple[Limit, ...] = ()
+    coordinator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What a step execution came to; either `output` or `error` (as `MantaError.to_json`) is set."""
+    """What a step execution came to; either `output` or `error` (as `MantaError.to_json`) is set.
+
+    `notes`: what a replay needs besides the calls, as far as no call took it along (see `CallOutcome`).
+    `unknown_call`: with the error `outcome_unknown`, the key of the call that a person has to decide on.
+    """
 
     output: Any = None
-    error: dict[str, str] | None = None
+    error: dict[str, Any] | None = None
     usage: Usage = Usage()
+    notes: dict[str, Any] | None = None
+    unknown_call: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CallIntent:
-    """A model or tool call about to be made. `key` repeats when the step is run again."""
+    """A model or tool call about to be made. `key` repeats when the step is run again.
+
+    `request` may be told as a difference to an earlier call of the step; see `agents.request_deltas`.
+    `reserve`: the most it can use, held back from the budgets in `limits` until the outcome is there.
+    """
 
     scope: CallScope
     key: str
@@ -235,31 +321,44 @@ class CallIntent:
     request_hash: str
     request: dict[str, Any]
     idempotent: bool = True
+    reserve: Usage = Usage()
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """How a call ended: `response` or `error`. Committed before the agent goes on."""
+    """How a call ended: `response` or `error`. Committed before the agent goes on.
+
+    `notes`: what the agent asked of the model besides (its abilities, token counts), for a replay without it.
+    """
 
     scope: CallScope
     key: str
     response: dict[str, Any] | None = None
-    error: dict[str, str] | None = None
+    error: dict[str, Any] | None = None
     usage: Usage = Usage()
+    notes: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """A call as the journal has it. `state`: `intent` (begun), `done`, or `unknown` (begun, then its process died)."""
+    """A call as the journal has it.
+
+    `state`: `intent` (begun), `done`, `unknown` (begun, then its process died), or `cleared` (a person said
+    that it did not take effect, or asked for another try: it may be made again). `request` and `notes` are
+    there when the whole record was asked for.
+    """
 
     key: str
     kind: str
     name: str
     request_hash: str
-    state: Literal["intent", "done", "unknown"]
+    state: Literal["intent", "done", "unknown", "cleared"]
     response: dict[str, Any] | None = None
-    error: dict[str, str] | None = None
+    error: dict[str, Any] | None = None
     usage: Usage = Usage()
+    request: dict[str, Any] | None = None
+    notes: dict[str, Any] | None = None
 
 
 T = TypeVar("T")
@@ -267,13 +366,23 @@ T = TypeVar("T")
 
 def to_json(value: Any) -> Any:
     """Plain JSON values for a dataclass of this module, or any nest of them."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    names = _FIELD_NAMES.get(kind)
+    if names is None and dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = _FIELD_NAMES[kind] = tuple(f.name for f in dataclasses.fields(value))
+    if names is not None:
+        return {name: to_json(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(v) for v in value]
     return value
+
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_FIELD_NAMES: dict[type, tuple[str, ...]] = {}
 
 
 def from_json(kind: type[T], data: Any) -> T:

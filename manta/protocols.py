@@ -48,6 +48,14 @@ class Documents(Protocol):
 
     async def search(self, collection: str, query: str, limit: int = 8) -> list[Passage]: ...
 
+    async def names(self, collection: str) -> list[str]:
+        """The collection's documents, in order. Raises NotFound."""
+        ...
+
+    async def text(self, collection: str, document: str) -> str:
+        """A document's whole text, which its passages point into. Raises NotFound."""
+        ...
+
 
 class CallLog(Protocol):
     """The record of calls at the boundary: intent before, outcome after."""
@@ -85,6 +93,10 @@ class AgentContext(Protocol):
 
     @property
     def model(self) -> ChatModel: ...
+
+    def model_named(self, name: str) -> ChatModel:
+        """The model of that name, recorded like `model`, which an empty name means. Raises NotFound."""
+        ...
 
     @property
     def documents(self) -> Documents: ...
@@ -125,14 +137,29 @@ class Agent(Protocol):
         ...
 
 
+class Place(Protocol):
+    """A place in an agent's pool, held while one task is worked on."""
+
+    def release(self) -> None:
+        """Give it back; once is enough, twice does no harm."""
+        ...
+
+
 class AgentRuntime(Protocol):
     """Where tasks run: in this process, or in pools of Ray actors."""
 
-    def slot(self, agent: str) -> AbstractAsyncContextManager[None]:
-        """A place in the agent's pool. Waiting for it costs none of a step's time.
+    def try_place(self, agent: str) -> Place | None:
+        """A place in the agent's pool if one is free and nobody waits for it.
 
         Raises:
             NotFound: there is no such agent.
+        """
+        ...
+
+    async def place(self, agent: str, priority: int = 0) -> Place:
+        """A place, as soon as there is one: lower priorities first, then who came first.
+
+        Waiting for it costs none of a step's time. Raises NotFound likewise.
         """
         ...
 

@@ -80,3 +80,9 @@ def test_every_message_round_trips(kind: type, data: st.DataObject):
 
 def test_unknown_fields_of_a_newer_writer_are_ignored():
     assert from_json(messages.Usage, {"input_tokens": 3, "invented_later": 1}).input_tokens == 3
+
+
+def test_usage_adds_every_field():
+    names = [field.name for field in dataclasses.fields(messages.Usage)]
+    one = messages.Usage(*range(1, len(names) + 1))
+    assert dataclasses.astuple(one + one) == tuple(2 * n for n in range(1, len(names) + 1))
