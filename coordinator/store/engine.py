@@ -144,9 +144,14 @@ def open_storage(url: str, retry_delays: tuple[float, ...] | None = None) -> Sto
     return Storage(write, read, name, delays, opening.stop)
 
 
-def _dumps(value: Any) -> str:
+# A value that contains itself ends in a RecursionError.
+_ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
+
+
+def dumps(value: Any) -> str:
+    """JSON as the journal keeps it. Raises InvalidInput."""
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        return _ENCODER.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"a value is not plain JSON: {error}", fix="journal plain JSON values") from error
 
@@ -156,10 +161,11 @@ def _sqlite_engines(url: URL) -> tuple[Engine, Engine]:
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unavailable(url.render_as_string(hide_password=True), error) from error
-    arguments: dict[str, Any] = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}, "json_serializer": _dumps}
+    arguments: dict[str, Any] = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}, "json_serializer": dumps}
     write = create_engine(url, pool_size=1, max_overflow=0, **arguments)
     read = create_engine(url, pool_size=READERS, max_overflow=0, **arguments)
-    pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+    # A new file can later be made smaller step by step; one that is there stays as it is.
+    pragmas = ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
     _prepare_sqlite(write, pragmas, "BEGIN IMMEDIATE")
     _prepare_sqlite(read, ("query_only=ON",), "BEGIN")
     return write, read
@@ -184,7 +190,7 @@ def _postgres_engine(url: URL) -> Engine:
         url,
         pool_size=READERS + 1,
         max_overflow=0,
-        json_serializer=_dumps,
+        json_serializer=dumps,
         connect_args={"connect_timeout": 5, "application_name": "manta-journal"},
     )
 

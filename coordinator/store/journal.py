@@ -12,28 +12,55 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError
 
-from coordinator.store import calls, reads, runs
+from coordinator.store import calls, decisions, leases, reads, rows, runs
 from coordinator.store.engine import READERS, Storage, open_storage
-from coordinator.store.records import Change, NewRun, RunRecord, RunStatus, StepCall, StepRecord
+from coordinator.store.feedback import Feedback
+from coordinator.store.items import Items
+from coordinator.store.kinds import Commits, Creations
+from coordinator.store.records import (
+    Change,
+    Decision,
+    DecisionAction,
+    NewRun,
+    RunBrief,
+    RunFlags,
+    RunRecord,
+    RunStatus,
+    StepCall,
+    StepRecord,
+)
+from coordinator.store.retention import Retention
+from coordinator.store.schedules import Schedules
+from coordinator.store.threads import Threads
+from coordinator.store.webhooks import Webhooks
 from coordinator.store.writer import GroupWriter
 from manta.clock import Clock
 from manta.errors import InvalidInput, StorageUnavailable
 from manta.events import Event
-from manta.ids import RunId, Tenant
-from manta.messages import CallIntent, CallOutcome, RecordedCall, Usage
+from manta.ids import RunId, StepKey, Tenant, ThreadId
+from manta.messages import Budget, CallIntent, CallOutcome, RecordedCall, Usage
 
 T = TypeVar("T")
 
 
 class Journal:
-    """Get one from `Journal.open`."""
+    """Get one from `Journal.open`. What lives beside the runs has rooms of its own: `threads`, `items` and so on."""
 
     def __init__(self, storage: Storage, clock: Clock, readers: ThreadPoolExecutor) -> None:
         self._storage = storage
         self._clock = clock
         self._readers = readers
         self._writer = GroupWriter(storage)
+        self._commits = Commits(clock)
+        self._creations = Creations(clock)
         self._closed = False
+        doors = (self._write, self._read, clock)
+        self.threads = Threads(*doors)
+        self.items = Items(*doors)
+        self.schedules = Schedules(*doors)
+        self.webhooks = Webhooks(*doors)
+        self.feedback = Feedback(*doors)
+        self.retention = Retention(*doors)
 
     @classmethod
     async def open(
@@ -67,23 +94,63 @@ class Journal:
         await asyncio.to_thread(self._readers.shutdown)
         self._storage.dispose()
 
-    async def create_run(self, new: NewRun) -> tuple[RunRecord, bool]:
-        """Writes a pending run; False with the run that the same request (key or id, and body) made before.
+    @property
+    def flushes(self) -> int:
+        """COMMITs so far; many writes share one."""
+        return self._writer.flushes
+
+    async def create_run(self, new: NewRun, owner: str | None = None) -> tuple[RunRecord, bool]:
+        """Writes a run; False with the run that the same request (key or id, and body) made before.
+
+        With an `owner` it is claimed at once, unless it has to queue for its thread: then it is pending too.
 
         Raises:
             IdempotencyConflict: the tenant used the idempotency key or the id with another body.
+            NotFound: there is no such thread, or no such run to fork from.
+            Conflict: code `thread_busy` (only with `reject_if_busy`), or an execution to be copied is not done.
             InvalidInput: a name or a value cannot be kept.
         """
-        return await self._write(lambda c: runs.create_run(c, new, self._clock.now()))
+        return await self._writer.run_one_of(self._creations, (new, owner))
 
-    async def claim(self, run_id: RunId, owner: str) -> RunRecord:
+    async def claim(self, run_id: RunId, owner: str, *, again: bool = False) -> RunRecord:
         """Makes `owner` the run's only writer, by a new epoch; calls begun before it become unknown.
+
+        `again`: it has the run already and lost only its way to the journal; that is no take-over from the dead.
 
         Raises:
             NotFound: no such run.
-            Conflict: code `run_terminal`, the run is finished.
+            Conflict: code `run_terminal` (it is finished), `run_owned` (its owner is alive) or `thread_busy`
+                (another run of its thread is at work or comes first).
         """
-        return await self._write(lambda c: runs.claim(c, run_id, owner, self._clock.now()))
+        return await self._write(lambda c: leases.claim(c, run_id, owner, self._clock.now(), again=again))
+
+    async def renew(self, owner: str, lease_until: float) -> None:
+        """Nobody else takes `owner`'s runs before `lease_until`, in seconds since the epoch."""
+        await self._write(lambda c: leases.renew(c, owner, lease_until))
+
+    async def release(self, owner: str) -> int:
+        """Lets go of all runs of `owner` and of its lease; returns how many runs others may take now."""
+        return await self._write(lambda c: leases.release(c, owner))
+
+    async def takeable(self, owner: str, limit: int) -> list[RunBrief]:
+        """Running runs that `owner` may claim, the oldest first: its own, nobody's, and those of the dead."""
+        return await self._read(lambda c: leases.takeable(c, owner, self._clock.now(), limit))
+
+    async def queued(self, after_number: int, limit: int) -> list[RunBrief]:
+        """Pending runs with greater numbers, in order. A run that becomes pending again keeps its number."""
+        return await self._read(lambda c: leases.queued(c, after_number, limit))
+
+    async def due(self, now: float, limit: int) -> list[RunBrief]:
+        """Waiting runs to be looked at: their `wake_at` has come, or somebody has cancelled them."""
+        return await self._read(lambda c: leases.due(c, now, limit))
+
+    async def flags(self, owner: str) -> list[RunFlags]:
+        """The runs at work at `owner` that were cancelled or have decisions to be acted on."""
+        return await self._read(lambda c: leases.flags(c, owner))
+
+    async def backlog(self) -> dict[str, int]:
+        """How many runs of all tenants are `pending`, `running` and `waiting`."""
+        return await self._read(leases.backlog)
 
     async def commit(self, run_id: RunId, epoch: int, changes: Sequence[Change]) -> list[Event]:
         """All changes at once or none; returns the events among them with their numbers, gapless per run.
@@ -91,19 +158,69 @@ class Journal:
         A step's row keeps its `agent` and `input` when a later change leaves them out.
 
         Raises:
-            StaleEpoch: another epoch has the run, or another attempt the step.
-            Conflict: code `run_terminal` (the run is finished) or `step_done` (its output is written).
+            NotFound: no such run, or its thread is not there.
+            StaleEpoch: another epoch has the run, nobody works on it, or another attempt has the step.
+            Conflict: code `run_terminal` (the run is finished) or `step_done` (its output is written); a
+                decision or a call that is settled is not there.
         """
-        return await self._write(lambda c: runs.commit(c, run_id, epoch, changes, self._clock.now()))
+        return await self._writer.run_one_of(self._commits, (run_id, epoch, changes))
 
     async def request_cancel(self, tenant: Tenant, run_id: RunId) -> RunRecord:
-        """Sets the durable flag; setting it twice is harmless.
+        """Sets the durable flag; setting it twice is harmless. A waiting run is `due` then.
 
         Raises:
             NotFound: the tenant has no such run.
             Conflict: code `run_terminal`, the run is finished.
         """
         return await self._write(lambda c: runs.request_cancel(c, tenant, run_id, self._clock.now()))
+
+    async def decide(
+        self,
+        tenant: Tenant,
+        run_id: RunId,
+        step: StepKey | None,
+        action: DecisionAction,
+        value: Any,
+        comment: str,
+        by: str,
+    ) -> RunRecord:
+        """Writes a person's answer to a step that waits; None is the only one. The same answer twice is harmless.
+
+        A run that nobody has in memory becomes pending.
+
+        Raises:
+            NotFound: the tenant has no such run.
+            Conflict: code `not_waiting`, `ambiguous` (several steps wait) or `decided` (otherwise).
+            InvalidInput: the action does not answer what the step waits for.
+        """
+        return await self._write(
+            lambda c: decisions.decide(c, tenant, run_id, step, action, value, comment, by, self._clock.now())
+        )
+
+    async def decisions(self, run_id: RunId) -> list[Decision]:
+        """The run's decisions that its owner has not acted on, in order."""
+        return await self._read(lambda c: decisions.read_decisions(c, run_id))
+
+    async def reopen(self, tenant: Tenant, run_id: RunId, budget: Budget | None = None) -> RunRecord:
+        """Makes a run that did not end well pending again, with a new budget if one is given.
+
+        What was done stays; executions that did not get done are forgotten, and of their calls those that
+        failed or are of unknown outcome may be made again if they may be repeated at all.
+
+        Raises:
+            NotFound: the tenant has no such run.
+            Conflict: code `run_terminal` (it ended well) or `run_active` (it is not over).
+        """
+        return await self._write(lambda c: runs.reopen(c, tenant, run_id, budget, self._clock.now()))
+
+    async def delete_run(self, tenant: Tenant, run_id: RunId) -> None:
+        """Deletes a finished run with all that belongs to it.
+
+        Raises:
+            NotFound: the tenant has no such run.
+            Conflict: code `run_active`, it is not over.
+        """
+        await self._write(lambda c: runs.delete_run(c, tenant, run_id))
 
     async def begin_call(self, intent: CallIntent) -> RecordedCall | None:
         """Journals an intent; a call that is done is returned instead, to be replayed.
@@ -114,6 +231,7 @@ class Journal:
         Raises:
             StaleEpoch: the run's epoch or the step's attempt is another one.
             OutcomeUnknown: the call must not be repeated and an earlier try has no outcome.
+            BudgetExceeded: it may use more than one of its limits leaves.
             NotFound: the tenant has no such run.
         """
         return await self._write(lambda c: calls.begin_call(c, intent, self._clock.now()))
@@ -130,7 +248,7 @@ class Journal:
 
     async def get_run(self, tenant: Tenant, run_id: RunId) -> RunRecord:
         """Raises NotFound, also for another tenant's run."""
-        return await self._read(lambda c: reads.get_run(c, tenant, run_id))
+        return await self._read(lambda c: rows.read_run(c, tenant, run_id))
 
     async def run_state(self, tenant: Tenant, run_id: RunId) -> tuple[str, int]:
         """Status and last event number: what a watcher asks again and again. Raises NotFound."""
@@ -142,16 +260,16 @@ class Journal:
         *,
         status: RunStatus | Sequence[RunStatus] | None = None,
         graph: str | None = None,
+        thread: ThreadId | None = None,
+        reason: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         limit: int = 10,
         offset: int = 0,
     ) -> list[RunRecord]:
         """The tenant's runs, newest first; `metadata` entries must all be there with exactly these values."""
-        return await self._read(lambda c: reads.list_runs(c, tenant, status, graph, metadata, limit, offset))
-
-    async def unfinished(self) -> list[RunRecord]:
-        """The pending and running runs of all tenants, oldest first."""
-        return await self._read(reads.unfinished)
+        return await self._read(
+            lambda c: reads.list_runs(c, tenant, status, graph, thread, reason, metadata, limit, offset)
+        )
 
     async def events(self, run_id: RunId, after: int = 0, limit: int = 1000) -> list[Event]:
         """The run's events with `seq > after`, in order; none for a run that does not exist."""
@@ -161,12 +279,12 @@ class Journal:
         """The run's step executions, in the order in which they first appeared."""
         return await self._read(lambda c: reads.read_steps(c, run_id))
 
-    async def calls(self, run_id: RunId) -> list[StepCall]:
-        """The run's calls, in the order in which they were first begun."""
-        return await self._read(lambda c: reads.read_calls(c, run_id))
+    async def calls(self, run_id: RunId, *, whole: bool = False) -> list[StepCall]:
+        """The run's calls, in the order in which they were first begun; `whole` with requests and notes."""
+        return await self._read(lambda c: reads.read_calls(c, run_id, whole))
 
     async def usage(self, run_id: RunId) -> Usage:
-        """What the run's finished calls have used, in sum."""
+        """What the run's finished calls and step executions have used; nothing for a run that does not exist."""
         return await self._read(lambda c: reads.read_usage(c, run_id))
 
     async def _write(self, operation: Callable[[Connection], T]) -> T:

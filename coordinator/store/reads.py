@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, exists, func, select
+from sqlalchemy import Connection, Select, Table, bindparam, exists, select
 
 from coordinator.store.records import RunRecord, StepCall, StepRecord
 from coordinator.store.rows import (
@@ -20,19 +20,15 @@ from coordinator.store.schema import USAGE_FIELDS, calls, events, run_labels, ru
 from manta.events import Event
 from manta.messages import Usage
 
-
-def get_run(connection: Connection, tenant: str, run_id: str) -> RunRecord:
-    query = run_query().where(runs.c.tenant == tenant, runs.c.id == plain(run_id))
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        raise run_not_found(run_id)
-    return run_record(row)
+_STATE = select(runs.c.status, runs.c.last_seq).where(
+    runs.c.tenant == bindparam("of"), runs.c.id == bindparam("run")
+)
+_USAGE = select(*(runs.c[name] for name in USAGE_FIELDS)).where(runs.c.id == bindparam("run"))
 
 
 def run_state(connection: Connection, tenant: str, run_id: str) -> tuple[str, int]:
     """Status and last event number, without the run's graph, input and output."""
-    query = select(runs.c.status, runs.c.last_seq).where(runs.c.tenant == tenant, runs.c.id == plain(run_id))
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_STATE, {"of": tenant, "run": plain(run_id)}).one_or_none()
     if row is None:
         raise run_not_found(run_id)
     return row.status, row.last_seq
@@ -43,6 +39,8 @@ def list_runs(
     tenant: str,
     status: str | Sequence[str] | None,
     graph: str | None,
+    thread: str | None,
+    reason: str | None,
     metadata: Mapping[str, Any] | None,
     limit: int,
     offset: int,
@@ -51,18 +49,14 @@ def list_runs(
     if status is not None:
         wanted = (status,) if isinstance(status, str) else tuple(status)
         query = query.where(runs.c.status.in_(wanted))
-    if graph is not None:
-        query = query.where(runs.c.graph_name == graph)
+    for column, value in ((runs.c.graph_name, graph), (runs.c.thread, thread), (runs.c.reason, reason)):
+        if value is not None:
+            query = query.where(column == value)
     for key, value in (metadata or {}).items():
         own = (run_labels.c.tenant == runs.c.tenant) & (run_labels.c.run_id == runs.c.id)
         query = query.where(exists().where(own, run_labels.c.label == label(key, value)))
     page = query.order_by(runs.c.number.desc()).limit(limit).offset(offset)
     return [run_record(row) for row in connection.execute(page)]
-
-
-def unfinished(connection: Connection) -> list[RunRecord]:
-    query = run_query().where(runs.c.status.in_(("pending", "running"))).order_by(runs.c.number)
-    return [run_record(row) for row in connection.execute(query)]
 
 
 def read_events(connection: Connection, run_id: str, after: int, limit: int) -> list[Event]:
@@ -77,15 +71,18 @@ def read_steps(connection: Connection, run_id: str) -> list[StepRecord]:
     return [step_record(row) for row in connection.execute(query)]
 
 
-def read_calls(connection: Connection, run_id: str) -> list[StepCall]:
-    query = _rows_of(calls, run_id).order_by(calls.c.number)
-    return [StepCall(row.step, row.attempt, recorded_call(row)) for row in connection.execute(query)]
+def read_calls(connection: Connection, run_id: str, whole: bool) -> list[StepCall]:
+    large = () if whole else (calls.c.request, calls.c.notes)
+    columns = [column for column in calls.c if column not in large]
+    query = _rows_of(calls, run_id).with_only_columns(*columns).order_by(calls.c.number)
+    return [
+        StepCall(row.step, row.attempt, recorded_call(row, whole=whole)) for row in connection.execute(query)
+    ]
 
 
 def read_usage(connection: Connection, run_id: str) -> Usage:
-    sums = [func.sum(calls.c[name]).label(name) for name in USAGE_FIELDS]
-    query = select(*sums).where(calls.c.run_id == plain(run_id), calls.c.tenant == _tenant_of(run_id))
-    return usage_of(connection.execute(query).one()._mapping)
+    row = connection.execute(_USAGE, {"run": plain(run_id)}).one_or_none()
+    return Usage() if row is None else usage_of(row._mapping)
 
 
 def _rows_of(table: Table, run_id: str) -> Select[Any]:

@@ -5,6 +5,7 @@ SQLite rewrites a whole row, however large, when one of its columns changes.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import (
@@ -20,11 +21,14 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    text,
 )
 
 from manta.messages import Usage
 
 USAGE_FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Usage))
+RESERVED_FIELDS = ("reserved_tokens", "reserved_model_calls", "reserved_tool_calls", "reserved_cost_micros")
+"""What calls that have no outcome yet may use at most; tokens in and out together."""
 
 # Constraint names are fixed, so that a later migration can name them on both databases.
 metadata = MetaData(
@@ -37,21 +41,27 @@ metadata = MetaData(
 )
 
 # Text JSON on PostgreSQL too: JSONB refuses \u0000, which models and fetched pages do write.
-_JSON = JSON(none_as_null=True)
+JSON_TEXT = JSON(none_as_null=True)
 
 
-def _usage_columns() -> list[Column[int]]:
-    return [Column(name, BigInteger, nullable=False) for name in USAGE_FIELDS]
+def counters(names: Iterable[str]) -> list[Column[int]]:
+    return [Column(name, BigInteger, nullable=False) for name in names]
 
 
-def _of_run(*columns: Any) -> tuple[Any, ...]:
-    """Columns and the foreign key of a table whose rows belong to a run."""
+def of_run(*columns: Any) -> tuple[Any, ...]:
+    """Columns and the foreign key of a table whose rows belong to a run. They are deleted with it."""
     return (
         Column("tenant", String, primary_key=True),
         Column("run_id", String, primary_key=True),
         *columns,
         ForeignKeyConstraint(["tenant", "run_id"], ["runs.tenant", "runs.id"]),
     )
+
+
+def partial_index(filled: str, *columns: str) -> Index:
+    """An index of the rows in which the column `filled` is set."""
+    there = text(f"{filled} IS NOT NULL")
+    return Index(None, *columns, sqlite_where=there, postgresql_where=there)
 
 
 runs = Table(
@@ -68,8 +78,8 @@ runs = Table(
     Column("body_hash", String, nullable=False),
     Column("status", String, nullable=False),
     Column("reason", String),
-    Column("error", _JSON),
-    Column("output", _JSON),
+    Column("error", JSON_TEXT),
+    Column("output", JSON_TEXT),
     Column("epoch", Integer, nullable=False),
     Column("owner", String),
     Column("cancel_requested", Boolean, nullable=False),
@@ -79,22 +89,47 @@ runs = Table(
     Column("deadline", Double),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
-    *_usage_columns(),
+    *counters(USAGE_FIELDS),
+    # Sums over the calls that have no outcome yet, and how many they are.
+    *counters(RESERVED_FIELDS),
+    Column("open_calls", Integer, nullable=False),
+    # Decisions that the owner has not acted on.
+    Column("open_decisions", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("takeovers", Integer, nullable=False),
+    Column("max_active", Integer),
+    Column("budget", JSON_TEXT),
+    Column("thread", String),
+    Column("webhook", String),
+    Column("forked_from", String),
+    # Set only while the run is waiting.
+    Column("wake_at", Double),
     UniqueConstraint("id"),
     UniqueConstraint("tenant", "id"),
     UniqueConstraint("tenant", "idempotency_key"),
     Index(None, "tenant", "number"),
     Index(None, "tenant", "graph_name", "number"),
     Index(None, "status", "number"),
+    partial_index("thread", "tenant", "thread", "status"),
+    partial_index("wake_at", "wake_at"),
+)
+
+# A version names the content of a graph: many runs share one. Graphs stay when their runs are deleted.
+graphs = Table(
+    "graphs",
+    metadata,
+    Column("tenant", String, primary_key=True),
+    Column("version", String, primary_key=True),
+    Column("content", JSON_TEXT, nullable=False),
 )
 
 run_inputs = Table(
     "run_inputs",
     metadata,
-    *_of_run(
-        Column("graph", _JSON, nullable=False),
-        Column("input", _JSON),
-        Column("metadata", _JSON, nullable=False),
+    *of_run(
+        Column("input", JSON_TEXT),
+        Column("metadata", JSON_TEXT, nullable=False),
+        Column("overrides", JSON_TEXT),
     ),
 )
 
@@ -102,14 +137,14 @@ run_inputs = Table(
 run_labels = Table(
     "run_labels",
     metadata,
-    *_of_run(Column("label", String(64), primary_key=True)),
+    *of_run(Column("label", String(64), primary_key=True)),
     Index(None, "tenant", "label", "run_id"),
 )
 
 steps = Table(
     "steps",
     metadata,
-    *_of_run(
+    *of_run(
         Column("key", String, primary_key=True),
         Column("number", Integer, nullable=False),
         Column("step", String, nullable=False),
@@ -118,10 +153,12 @@ steps = Table(
         Column("epoch", Integer, nullable=False),
         Column("attempt", Integer, nullable=False),
         Column("agent", String),
-        Column("input", _JSON),
-        Column("output", _JSON),
-        Column("error", _JSON),
-        *_usage_columns(),
+        Column("input", JSON_TEXT),
+        Column("output", JSON_TEXT),
+        Column("error", JSON_TEXT),
+        Column("waiting", JSON_TEXT),
+        Column("notes", JSON_TEXT),
+        *counters(USAGE_FIELDS),
         Column("started_at", Double),
         Column("finished_at", Double),
     ),
@@ -130,24 +167,72 @@ steps = Table(
 calls = Table(
     "calls",
     metadata,
-    *_of_run(
+    *of_run(
         Column("step", String, primary_key=True),
         Column("key", String, primary_key=True),
         Column("number", Integer, nullable=False),
         Column("kind", String, nullable=False),
         Column("name", String, nullable=False),
         Column("request_hash", String, nullable=False),
-        Column("request", _JSON),
+        Column("request", JSON_TEXT),
         Column("idempotent", Boolean, nullable=False),
         Column("state", String, nullable=False),
         Column("epoch", Integer, nullable=False),
         Column("attempt", Integer, nullable=False),
-        Column("response", _JSON),
-        Column("error", _JSON),
-        *_usage_columns(),
+        Column("response", JSON_TEXT),
+        Column("error", JSON_TEXT),
+        Column("notes", JSON_TEXT),
+        *counters(USAGE_FIELDS),
+        # Zero unless the state is `intent`.
+        *counters(RESERVED_FIELDS),
         Column("begun_at", Double, nullable=False),
         Column("finished_at", Double),
     ),
+)
+
+events = Table(
+    "events",
+    metadata,
+    *of_run(
+        Column("seq", Integer, primary_key=True, autoincrement=False),
+        Column("type", String, nullable=False),
+        Column("at", Double, nullable=False),
+        Column("step", String),
+        Column("data", JSON_TEXT, nullable=False),
+    ),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    *of_run(
+        Column("number", Integer, primary_key=True, autoincrement=False),
+        Column("step", String, nullable=False),
+        Column("action", String, nullable=False),
+        Column("value", JSON_TEXT),
+        # As JSON, which on PostgreSQL holds text that its own type refuses.
+        Column("comment", JSON_TEXT, nullable=False),
+        Column("by", String, nullable=False),
+        Column("at", Double, nullable=False),
+        Column("taken", Boolean, nullable=False),
+    ),
+)
+
+# Who may own runs, and until when the others leave them alone.
+coordinators = Table(
+    "coordinators",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("lease_until", Double, nullable=False),
+)
+
+# The last number that was given out. No number comes twice, and on PostgreSQL whoever takes one holds the row
+# until its transaction ends: nothing with a smaller number can appear later.
+sequences = Table(
+    "sequences",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("last", BigInteger, nullable=False),
 )
 
 # The last group of calls that each writer has committed, for when the answer to a COMMIT is lost.
@@ -156,16 +241,15 @@ writers = Table(
     metadata,
     Column("id", String, primary_key=True),
     Column("last_group", BigInteger, nullable=False),
+    # By the database's clock, so that those of the dead can be told.
+    Column("seen_at", Double),
 )
 
-events = Table(
-    "events",
-    metadata,
-    *_of_run(
-        Column("seq", Integer, primary_key=True, autoincrement=False),
-        Column("type", String, nullable=False),
-        Column("at", Double, nullable=False),
-        Column("step", String),
-        Column("data", _JSON, nullable=False),
-    ),
-)
+
+def tables_of_runs() -> list[Table]:
+    """All tables whose rows belong to a run, of other modules too: they are deleted with it."""
+    return [
+        table
+        for table in metadata.sorted_tables
+        if any(key.referred_table is runs for key in table.foreign_key_constraints)
+    ]

@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.store import Journal
 from manta.clock import ManualClock
-from tests.store.support import Postgres, postgres_server
+from tests.store.support import Postgres, blank_journal, postgres_server
 
 
 @pytest.fixture(scope="session")
@@ -17,11 +17,21 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where no journal is yet."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/journal.db"
     server: Postgres = request.getfixturevalue("postgres")
     return server.database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A journal with nothing in it."""
+    if request.param == "sqlite":
+        return blank_journal(tmp_path / "journal.db")
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.blank_journal()
 
 
 @pytest.fixture

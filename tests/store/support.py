@@ -1,18 +1,24 @@
 """Builders of what the tests write, and a PostgreSQL server of their own."""
 
+import asyncio
 import contextlib
+import functools
 import importlib
 import itertools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from sqlalchemy import Connection, Engine, event
 
 from coordinator.store import EventDraft, Journal, NewRun, RunRecord, StepChange
+from coordinator.store.engine import open_storage
+from coordinator.store.schema import metadata, sequences
 from manta.ids import RunId, StepKey, Tenant, new_run_id
 from manta.messages import CallIntent, CallOutcome, CallScope, Usage
 
@@ -46,6 +52,19 @@ def done(key: str = STEP, attempt: int = 1, **more: Any) -> StepChange:
     return StepChange(StepKey(key), key.partition("[")[0], None, "done", attempt, **more)
 
 
+def failed(key: str = STEP, attempt: int = 1, **more: Any) -> StepChange:
+    error = {"code": "step_failed", "message": "no", "fix": "", "retryable": False}
+    return StepChange(
+        StepKey(key), key.partition("[")[0], None, "failed", attempt, **({"error": error} | more)
+    )
+
+
+def held(key: str = STEP, attempt: int = 1, **waiting: Any) -> StepChange:
+    """A step that waits, for an approval unless it is said otherwise."""
+    asked = {"reason": "approval", "question": "Send it?", "show": None, "editable": True} | waiting
+    return StepChange(StepKey(key), key.partition("[")[0], None, "waiting", attempt, waiting=asked)
+
+
 def note(type_: Any = "step_started", **data: Any) -> EventDraft:
     return EventDraft(type_, STEP, data)
 
@@ -77,8 +96,57 @@ def outcome(scope: CallScope, key: str = "0", **changes: Any) -> CallOutcome:
     return CallOutcome(scope=scope, key=key, **(values | changes))
 
 
+async def in_one_group(journal: Journal, *works: Awaitable[Any]) -> list[Any]:
+    """What they return or raise, written in one transaction."""
+    entered, gate = threading.Event(), threading.Event()
+
+    def hold(_: Connection) -> None:
+        entered.set()
+        assert gate.wait(60)
+
+    holding = asyncio.create_task(journal._write(hold))
+    assert await asyncio.to_thread(entered.wait, 60)
+    tasks = [asyncio.ensure_future(work) for work in works]
+    await asyncio.sleep(0)
+    flushes = journal.flushes
+    gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    await holding
+    assert journal.flushes == flushes + 2
+    return results
+
+
+@contextlib.contextmanager
+def statements() -> Iterator[list[str]]:
+    """The SQL that runs meanwhile, but for what begins and ends transactions."""
+    seen: list[str] = []
+
+    def note_(_c: object, _d: object, statement: str, *_: object) -> None:
+        if statement != "BEGIN IMMEDIATE" and "INTO writers" not in statement:
+            seen.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note_)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "before_cursor_execute", note_)
+
+
 async def seqs(journal: Journal, run: RunId) -> list[int]:
     return [event.seq for event in await journal.events(run)]
+
+
+@functools.cache
+def _blank_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        open_storage(f"sqlite:///{folder}/journal.db").dispose()
+        return Path(folder, "journal.db").read_bytes()
+
+
+def blank_journal(file: Path) -> str:
+    """The URL of a new journal on SQLite, without the time that making its tables takes."""
+    file.write_bytes(_blank_file())
+    return f"sqlite:///{file}"
 
 
 class Postgres:
@@ -88,6 +156,7 @@ class Postgres:
         self._server = server
         self._names = (f"journal{n}" for n in itertools.count())
         self._folder = str(server.get_postmaster_info().socket_dir)
+        self._blank: str | None = None
 
     def database(self) -> str:
         """The URL of a fresh, empty schema (a database for each would make every restart slow)."""
@@ -95,6 +164,17 @@ class Postgres:
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
             connection.execute(f"CREATE SCHEMA {name}")
         return f"{self._server.get_uri()}&options=-csearch_path%3D{name}"
+
+    def blank_journal(self) -> str:
+        """The URL of an empty journal; always the same one, as making its tables takes a while."""
+        if self._blank is None:
+            self._blank = self.database()
+            open_storage(self._blank).dispose()
+        with psycopg.connect(self._blank) as connection:
+            for table in reversed(metadata.sorted_tables):
+                if table is not sequences:
+                    connection.execute(f"DELETE FROM {table.name}")
+        return self._blank
 
     @property
     def socket(self) -> str:

@@ -190,7 +190,7 @@ async def test_a_finished_run_takes_nothing_more(journal: Journal, status):
     record = await journal.get_run(TENANT, run.id)
     assert (record.status, record.reason, record.output) == (status, "r", {"x": [1]})
     assert record.error == end.error
-    assert await journal.unfinished() == []
+    assert await journal.backlog() == {"pending": 0, "running": 0, "waiting": 0}
 
 
 async def test_calls_made_at_once_share_transactions(journal: Journal):

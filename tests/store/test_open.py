@@ -3,7 +3,9 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -36,20 +38,32 @@ asyncio.run(main())
 
 
 def shape(url: str) -> dict[str, object]:
-    """Tables, columns, keys and indexes as the database itself describes them."""
+    """Tables, columns, keys and indexes as the database itself describes them, in no order."""
     engine = create_engine(normalise_url(url))
     found = inspect(engine)
     shape_: dict[str, object] = {}
     for table in sorted(set(found.get_table_names()) - {"alembic_version"}):
         shape_[table] = (
-            [(c["name"], str(c["type"]), c["nullable"]) for c in found.get_columns(table)],
+            sorted((c["name"], str(c["type"]), c["nullable"]) for c in found.get_columns(table)),
             found.get_pk_constraint(table),
-            sorted(found.get_indexes(table), key=str),
+            # The condition of a partial index is an object that is equal to itself only.
+            sorted(
+                str({**index, "dialect_options": _conditions(index)}) for index in found.get_indexes(table)
+            ),
             sorted(found.get_unique_constraints(table), key=str),
             found.get_foreign_keys(table),
         )
     engine.dispose()
     return shape_
+
+
+def _conditions(index: Mapping[str, Any]) -> list[str]:
+    return sorted(f"{name} {condition}" for name, condition in index.get("dialect_options", {}).items())
+
+
+@pytest.fixture
+def url(empty_url: str) -> str:
+    return empty_url
 
 
 @pytest.fixture

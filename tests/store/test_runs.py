@@ -9,7 +9,21 @@ from manta.clock import ManualClock
 from manta.errors import Conflict, IdempotencyConflict, InvalidInput, NotFound
 from manta.ids import RunId, new_run_id
 from manta.messages import Usage
-from tests.store.support import OTHER, TENANT, a_run, at_work, claimed, intent, note, outcome, scope, seqs
+from tests.store.support import (
+    OTHER,
+    TENANT,
+    a_run,
+    at_work,
+    claimed,
+    done,
+    failed,
+    intent,
+    note,
+    outcome,
+    scope,
+    seqs,
+    started,
+)
 
 
 async def test_a_new_run_reads_back_as_it_was_asked_for(journal: Journal, clock: ManualClock):
@@ -127,14 +141,6 @@ async def test_lists_are_newest_first_and_filtered(journal: Journal, clock: Manu
     assert await ids(metadata={"even": 1}) == []
 
 
-async def test_unfinished_runs_of_all_tenants_come_oldest_first(journal: Journal):
-    first, second, third = [await claimed(journal, tenant=t) for t in (TENANT, OTHER, TENANT)]
-    waiting, _ = await journal.create_run(a_run())
-    await journal.commit(second.id, 1, [RunChange("success")])
-
-    assert [record.id for record in await journal.unfinished()] == [first.id, third.id, waiting.id]
-
-
 async def test_cancel_is_a_durable_flag_until_the_end(journal: Journal):
     run = await claimed(journal)
 
@@ -186,13 +192,17 @@ async def test_text_of_every_kind_survives(journal: Journal):
     assert await seqs(journal, run.id) == [1]
 
 
-async def test_usage_grows_with_the_calls_and_is_set_by_the_end(journal: Journal):
+async def test_usage_grows_with_the_calls_and_the_time_of_the_steps(journal: Journal):
     run = await at_work(journal)
     for key in ("0", "1"):
         await journal.begin_call(intent(scope(run), key))
-        await journal.finish_call(outcome(scope(run), key, usage=Usage(10, 5, 2, 1, 0)))
+        await journal.finish_call(outcome(scope(run), key, usage=Usage(10, 5, 2, 1, 0, 7)))
+    await journal.commit(run.id, 1, [failed(usage=Usage(20, 10, 4, 2, 0, 14, 300)), started(attempt=2)])
+    await journal.commit(run.id, 1, [done(attempt=2, usage=Usage(milliseconds=50))])
 
-    assert await journal.usage(run.id) == Usage(20, 10, 4, 2, 0)
-    assert (await journal.get_run(TENANT, run.id)).usage == Usage(20, 10, 4, 2, 0)
-    await journal.commit(run.id, 1, [RunChange("success", output={"a": 1}, usage=Usage(21, 10, 4, 2, 0))])
-    assert (await journal.get_run(TENANT, run.id)).usage == Usage(21, 10, 4, 2, 0)
+    # What the calls used is not counted again with their step.
+    spent = Usage(20, 10, 4, 2, 0, 14, 350)
+    assert await journal.usage(run.id) == spent
+    assert (await journal.get_run(TENANT, run.id)).usage == spent
+    assert await journal.usage((await claimed(journal)).id) == Usage()
+    assert await journal.usage(new_run_id()) == Usage()
