@@ -1,181 +1,103 @@
 """What is ready, and when a run is over: a pure function of the graph and what has happened so far.
 
-Dataflow readiness: a step may start when the steps it needs are settled, whatever its siblings do.
+Dataflow readiness: a step may start when the steps it needs are settled, whatever its siblings do. Fan-outs,
+loops and sub-graphs have no executions of their own; their state follows from those beneath them.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
-from manta.errors import StepError
-from manta.graph import Graph, Step, resolve
-from manta.ids import StepId, StepKey, step_key
+from coordinator.plan.board import Board
+from coordinator.plan.decisions import (
+    Decision,
+    Ended,
+    Execution,
+    Finished,
+    Settle,
+    Skip,
+    Start,
+    State,
+    Wait,
+)
+from coordinator.plan.downstream import downstream
+from coordinator.plan.fan_out import MAX_ITEMS
+from coordinator.plan.layout import layout_of
+from coordinator.plan.leaf import Around
+from coordinator.plan.scope import Scope
+from manta.graph import Graph
+from manta.ids import StepKey
 
-MAX_ITEMS = 10_000
-"""Items of one fan-out."""
-
-State: TypeAlias = Literal["started", "done", "failed", "skipped"]
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """One execution of a step, as far as it got. A fan-out has one per item."""
-
-    key: StepKey
-    step: StepId
-    index: int | None
-    state: State
-    attempt: int = 1
-    output: Any = None
-    error: dict[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A step execution that may begin now, with its input already put together."""
-
-    key: StepKey
-    step: Step
-    index: int | None
-    input: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """A step whose condition is not met."""
-
-    key: StepKey
-    step: Step
+__all__ = [
+    "MAX_ITEMS",
+    "Decision",
+    "Execution",
+    "Finished",
+    "Progress",
+    "Settle",
+    "Skip",
+    "Start",
+    "State",
+    "Wait",
+]
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The run is over: with an output, or with the error of the step that failed it."""
+class Progress:
+    """How far a run is. Costs as much as there are executions, however they end: none is looked at twice.
 
-    output: Any = None
-    error: dict[str, str] | None = None
+    `thread`: what references see under that name. `overrides`: inputs by key that stand in for those the
+    graph would give; of a prompt, an approval or a route their entries of its fields' names stand in for those.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    starts: tuple[Start, ...] = ()
-    skips: tuple[Skip, ...] = ()
-    finished: Finished | None = None
-
-
-@dataclass(slots=True)
-class _View:
-    """The steps settled so far, in graph order."""
-
-    input: Any
-    outputs: dict[str, Any] = field(default_factory=dict)
-    error: dict[str, str] | None = None
-
-    def scope(self, item: Any = None) -> dict[str, Any]:
-        return {"input": self.input, "steps": self.outputs, "item": item}
-
-
-def decide(graph: Graph, run_input: Any, executions: Mapping[StepKey, Execution]) -> Decision:
-    """Decide what to do next. Executions in state `started` are running and are left alone."""
-    view = _View(run_input)
-    starts: list[Start] = []
-    skips: list[Skip] = []
-    try:
-        for step in graph.steps:
-            if not step.depends_on <= view.outputs.keys():
-                continue
-            _consider(step, view, executions, starts, skips)
-            if view.error is not None:
-                return Decision(finished=Finished(error=view.error))
-        if len(view.outputs) < len(graph.steps):
-            return Decision(tuple(starts), tuple(skips))
-        return Decision(finished=Finished(output=_output(graph, view)))
-    except StepError as error:
-        return Decision(finished=Finished(error=error.to_json()))
-
-
-def _output(graph: Graph, view: _View) -> Any:
-    if graph.output is None:
-        return view.outputs[graph.steps[-1].id]
-    return resolve(graph.output, view.scope())
-
-
-def steps_left(graph: Graph) -> dict[str, int]:
-    """For each step the longest chain of steps that waits for it: the critical path behind it, in steps."""
-    depth = dict.fromkeys((step.id for step in graph.steps), 0)
-    for step in reversed(graph.steps):
-        for needed in step.depends_on:
-            depth[needed] = max(depth[needed], depth[step.id] + 1)
-    return depth
-
-
-def _consider(
-    step: Step,
-    view: _View,
-    executions: Mapping[StepKey, Execution],
-    starts: list[Start],
-    skips: list[Skip],
-) -> None:
-    """Settle the step in `view`, or add what may begin of it."""
-    whole = executions.get(step_key(StepId(step.id)))
-    if whole is not None and whole.state == "skipped":
-        view.outputs[step.id] = None
-    elif step.when is not None and not resolve(step.when, view.scope()):
-        skips.append(Skip(step_key(StepId(step.id)), step))
-    elif step.for_each is not None:
-        _consider_fan_out(step, view, executions, starts)
-    elif whole is None:
-        starts.append(Start(step_key(StepId(step.id)), step, None, resolve(step.input, view.scope())))
-    else:
-        _settle(step, whole, view)
-
-
-def _settle(step: Step, execution: Execution, view: _View) -> None:
-    if execution.state == "done":
-        view.outputs[step.id] = execution.output
-    elif execution.state == "failed":
-        if step.on_error == "skip":
-            view.outputs[step.id] = None
-        else:
-            view.error = execution.error
-
-
-def _consider_fan_out(
-    step: Step, view: _View, executions: Mapping[StepKey, Execution], starts: list[Start]
-) -> None:
-    items = resolve(step.for_each, view.scope())
-    if not isinstance(items, list):
-        kind = "nothing" if items is None else type(items).__name__
-        cause = f"for_each of step {step.id!r} must be a list, it is {kind}"
-        view.error = StepError(cause, fix="check the reference", code="invalid_fan_out").to_json()
-        return
-    if len(items) > MAX_ITEMS:
-        cause = f"for_each of step {step.id!r} has {len(items)} items, {MAX_ITEMS} are allowed"
-        view.error = StepError(cause, fix="split the list", code="invalid_fan_out").to_json()
-        return
-    runs = [executions.get(step_key(StepId(step.id), index)) for index in range(len(items))]
-    failed = [run for run in runs if run is not None and run.state == "failed"]
-    tolerated = len(items) if step.on_error == "skip" else len(items) - (step.quorum or len(items))
-    if len(failed) > max(tolerated, 0):
-        view.error = failed[0].error
-        return
-    if all(run is not None and run.state in ("done", "failed") for run in runs):
-        view.outputs[step.id] = [run.output if run and run.state == "done" else None for run in runs]
-        return
-    free = step.max_parallel - sum(run is not None and run.state == "started" for run in runs)
-    starts.extend(_item_starts(step, view, items, runs, free))
-
-
-def _item_starts(
-    step: Step, view: _View, items: Sequence[Any], runs: Sequence[Execution | None], free: int
-) -> list[Start]:
-    new = [index for index, run in enumerate(runs) if run is None][: max(free, 0)]
-    return [
-        Start(
-            step_key(StepId(step.id), index),
-            step,
-            index,
-            resolve(step.input, {**view.scope(items[index]), "index": index}),
+    def __init__(
+        self,
+        graph: Graph,
+        run_input: Any,
+        *,
+        thread: Mapping[str, Any] | None = None,
+        overrides: Mapping[StepKey, dict[str, Any]] | None = None,
+    ) -> None:
+        self._graph = graph
+        self._board = Board(thread, overrides or {})
+        self._decision: Decision | None = None
+        run = Scope(
+            self._board, _Run(self._board), None, StepKey(""), None, layout_of(graph), run_input, Around()
         )
-        for index in new
-    ]
+        self._board.later(run.open)
+
+    def note(self, execution: Execution) -> None:
+        """Tell of any change, and of every execution in the journal when a run is taken up, in any order.
+
+        What was under way when a coordinator died is not told of: it is to start again.
+        """
+        self._board.note(execution)
+        self._decision = None
+
+    def forget(self, key: StepKey) -> None:
+        """An execution that is under way is to begin anew. One that is settled or unknown is left as it is."""
+        self._board.forget(key)
+        self._decision = None
+
+    def decide(self) -> Decision:
+        """All that may begin now and was not noted; the same again until something is noted."""
+        if self._decision is None:
+            self._board.work()
+            self._decision = self._board.decision()
+        return self._decision
+
+    def downstream(self, key: StepKey) -> frozenset[StepKey]:
+        """Of the noted executions those that depend on this one, itself included: what a fork does not copy.
+
+        Raises:
+            NotFound: the graph has no such execution.
+        """
+        return downstream(self._graph, key, self._board.known)
+
+
+class _Run:
+    """What is around the run's own graph."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def settled(self, slot: Any, state: Ended, value: Any) -> None:
+        self._board.finished = Finished(error=value) if state == "failed" else Finished(output=value)

@@ -1,131 +1,165 @@
-"""The pure scheduler: what it starts, when it waits, when the run is over."""
+"""The pure scheduler: what it starts, what it skips, what becomes of errors, when the run is over."""
 
-from typing import Any
+import pytest
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from coordinator.scheduler import Execution, decide, steps_left
-from manta.graph import Graph, parse_graph
-from manta.ids import StepId, StepKey, step_key
-
-
-def graph(*steps: dict[str, Any], output: Any = None) -> Graph:
-    return parse_graph({"name": "g", "steps": [{"agent": "a", **step} for step in steps], "output": output})
-
-
-def done(
-    step: str, output: Any = None, index: int | None = None, state: Any = "done", **more: Any
-) -> dict[StepKey, Execution]:
-    key = step_key(StepId(step), index)
-    return {key: Execution(key, StepId(step), index, state, output=output, **more)}
-
-
-def started(decision: Any) -> list[str]:
-    return [start.key for start in decision.starts]
+from coordinator.scheduler import Decision, Execution, Progress, Skip
+from manta.ids import StepId, StepKey
+from tests.coordinator.play import ERROR, RESCUED, Play, graph, sub
 
 
 def test_steps_without_needs_start_together_and_in_order():
-    assert started(decide(graph({"id": "a"}, {"id": "b"}), {}, {})) == ["a", "b"]
+    assert Play(graph({"id": "a"}, {"id": "b"})).under_way == ["a", "b"]
 
 
 def test_a_step_waits_only_for_what_it_refers_to():
-    g = graph({"id": "slow"}, {"id": "fast"}, {"id": "next", "input": {"x": "${steps.fast.value}"}})
-    decision = decide(g, {}, done("slow", state="started") | done("fast", {"value": 7}))
-    assert started(decision) == ["next"]
-    assert decision.starts[0].input == {"x": 7}
+    play = Play(graph({"id": "slow"}, {"id": "fast"}, {"id": "next", "input": {"x": "${steps.fast.value}"}}))
+    play.done("fast", {"value": 7})
+    assert play.under_way == ["slow", "next"]
+    assert play.input("next") == {"x": 7}
+
+
+def test_a_decision_stays_until_it_is_noted():
+    progress = Progress(graph({"id": "a"}, {"id": "b", "when": "${input}"}), None)
+    first = progress.decide()
+    assert progress.decide() == first
+    assert [start.key for start in first.starts] == ["a"]
+    assert first.skips == (Skip(StepKey("b"), first.skips[0].step),)
+    progress.note(Execution(StepKey("a"), StepId("a"), "started"))
+    assert progress.decide() == Decision(skips=first.skips)
 
 
 def test_input_and_mixed_text_references():
-    g = graph({"id": "a", "input": {"whole": "${input.n}", "text": "n is ${input.n}", "none": "${input.no}"}})
-    assert decide(g, {"n": 3}, {}).starts[0].input == {"whole": 3, "text": "n is 3", "none": None}
+    given = {"whole": "${input.n}", "text": "n is ${input.n}", "none": "${input.no}"}
+    play = Play(graph({"id": "a", "input": given}), {"n": 3})
+    assert play.input("a") == {"whole": 3, "text": "n is 3", "none": None}
 
 
-def test_fan_out_over_a_list_known_only_at_run_time_respects_max_parallel():
-    g = graph(
-        {"id": "plan"},
-        {"id": "work", "for_each": "${steps.plan}", "max_parallel": 2, "input": {"q": "${item}"}},
+def test_values_are_handed_on_as_they_are_not_copied():
+    big = {"rows": list(range(1000))}
+    play = Play(graph({"id": "a"}, {"id": "b", "input": {"all": "${steps.a}"}})).done("a", big)
+    assert play.input("b")["all"] is big
+    assert play.done("b", big).output is big
+
+
+def test_the_kinds_get_their_options():
+    play = Play(
+        graph(
+            {"id": "agent"},
+            {"id": "tool", "tool": "count"},
+            {"id": "call", "call": "m:f"},
+            {"id": "runnable", "runnable": "m:r"},
+            {"id": "prompt", "prompt": {"text": "Sum up ${input.text}", "temperature": "${input.t}"}},
+        ),
+        {"text": "it", "t": 0.5},
     )
-    decision = decide(g, {}, done("plan", ["x", "y", "z"]))
-    assert [(s.key, s.input) for s in decision.starts] == [("work[0]", {"q": "x"}), ("work[1]", {"q": "y"})]
-    again = decide(
-        g, {}, done("plan", ["x", "y", "z"]) | done("work", 1, 0) | done("work", None, 1, "started")
-    )
-    assert started(again) == ["work[2]"]
+    assert play.starts["agent"].options == {}
+    assert play.starts["tool"].options == {"tool": "count"}
+    assert play.starts["call"].options == {"call": "m:f"}
+    assert play.starts["runnable"].options == {"runnable": "m:r"}
+    prompt = play.starts["prompt"].options["prompt"]
+    assert (prompt["text"], prompt["temperature"], prompt["top_p"]) == ("Sum up it", 0.5, 1.0)
 
 
-def test_fan_out_joins_in_order_and_an_empty_one_is_done():
-    g = graph({"id": "plan"}, {"id": "work", "for_each": "${steps.plan}"}, output="${steps.work}")
-    both = done("plan", ["x", "y"]) | done("work", "Y", 1) | done("work", "X", 0)
-    assert decide(g, {}, both).finished.output == ["X", "Y"]
-    assert decide(g, {}, done("plan", [])).finished.output == []
-
-
-def test_quorum_tolerates_failures_up_to_its_bound():
-    g = graph({"id": "work", "for_each": "${input}", "quorum": 2}, output="${steps.work}")
-    error = {"code": "x", "message": "m", "fix": ""}
-    one_failed = done("work", 1, 0) | done("work", None, 1, "failed", error=error) | done("work", 3, 2)
-    assert decide(g, ["a", "b", "c"], one_failed).finished.output == [1, None, 3]
-    two_failed = one_failed | done("work", None, 0, "failed", error=error)
-    assert decide(g, ["a", "b", "c"], two_failed).finished.error == error
-
-
-def test_fan_out_over_something_else_is_an_error_that_names_the_step():
-    error = decide(graph({"id": "work", "for_each": "${input.items}"}), {"items": "text"}, {}).finished.error
-    assert error["code"] == "invalid_fan_out"
-    assert "'work'" in error["message"]
-
-
-def test_when_false_skips_and_those_behind_go_on_with_null():
-    g = graph({"id": "maybe", "when": "${input.data}"}, {"id": "last", "input": {"m": "${steps.maybe}"}})
-    decision = decide(g, {"data": []}, {})
-    assert [skip.key for skip in decision.skips] == ["maybe"]
-    after = decide(g, {"data": []}, done("maybe", None, state="skipped"))
-    assert after.starts[0].input == {"m": None}
-
-
-def test_a_failed_step_ends_the_run_unless_it_may_be_skipped():
-    error = {"code": "x", "message": "m", "fix": ""}
-    failed = done("a", None, state="failed", error=error)
-    assert decide(graph({"id": "a"}), {}, failed).finished.error == error
-    assert decide(graph({"id": "a", "on_error": "skip"}), {}, failed).finished.output is None
+def test_the_thread_is_seen_everywhere():
+    nested = {"name": "n", "steps": [{"id": "b", "agent": "a", "input": {"m": "${thread.messages}"}}]}
+    steps = [{"id": "a", "input": {"m": "${thread.messages}"}}, {"id": "sub", "graph": nested}]
+    play = Play(graph(*steps), thread={"messages": ["hi"], "values": {}})
+    assert play.input("a") == play.input("sub/b") == {"m": ["hi"]}
 
 
 def test_output_is_the_last_step_or_what_the_graph_says():
-    executions = done("a", 1) | done("b", 2)
-    assert decide(graph({"id": "a"}, {"id": "b"}), {}, executions).finished.output == 2
-    structured = graph(
-        {"id": "a"}, {"id": "b"}, output={"both": ["${steps.a}", "${steps.b}"], "in": "${input}"}
-    )
-    assert decide(structured, "i", executions).finished.output == {"both": [1, 2], "in": "i"}
+    assert Play(graph({"id": "a"}, {"id": "b"})).done("a", 1).done("b", 2).output == 2
+    both = graph({"id": "a"}, {"id": "b"}, output={"both": ["${steps.a}", "${steps.b}"], "in": "${input}"})
+    assert Play(both, "i").done("a", 1).done("b", 2).output == {"both": [1, 2], "in": "i"}
 
 
-def test_steps_left_is_the_longest_chain_behind():
-    g = graph(
-        {"id": "a"}, {"id": "b", "needs": ["a"]}, {"id": "c", "needs": ["b"]}, {"id": "d", "needs": ["a"]}
-    )
-    assert steps_left(g) == {"a": 2, "b": 1, "c": 0, "d": 0}
+def test_an_output_whose_reference_does_not_fit_ends_the_run_with_that():
+    assert Play(graph({"id": "a"}, output="${length(steps.a)}")).done("a", 1).error["code"] == "bad_reference"
 
 
-@st.composite
-def dags(draw: st.DrawFn) -> Graph:
-    size = draw(st.integers(1, 12))
-    steps = []
-    for number in range(size):
-        needs = draw(st.lists(st.integers(0, number - 1), max_size=3, unique=True)) if number else []
-        steps.append({"id": f"s{number}", "needs": [f"s{n}" for n in needs]})
-    return graph(*draw(st.permutations(steps)))
+@pytest.mark.parametrize("value", [None, False, [], "", {}, 0])
+def test_when_false_skips_and_those_behind_go_on_with_null(value: object):
+    steps = [{"id": "maybe", "when": "${input.data}"}, {"id": "last", "input": {"m": "${steps.maybe}"}}]
+    play = Play(graph(*steps), {"data": value})
+    assert play.skipped == ["maybe"]
+    assert play.input("last") == {"m": None}
 
 
-@given(dags(), st.randoms())
-def test_every_graph_runs_every_step_once_and_ends(g: Graph, random: Any):
-    executions: dict[StepKey, Execution] = {}
-    runs: list[str] = []
-    while (decision := decide(g, {}, executions)).finished is None:
-        for start in decision.starts:
-            assert start.step.depends_on <= {key for key, e in executions.items() if e.state == "done"}
-            runs.append(start.key)
-            executions |= done(start.key, None, state="started")
-        running = [key for key, execution in executions.items() if execution.state == "started"]
-        executions |= done(random.choice(running), None)
-    assert sorted(runs) == sorted(step.id for step in g.steps)
+def test_a_failed_step_ends_the_run_at_once_unless_it_may_be_skipped():
+    assert Play(graph({"id": "a"}, {"id": "b"})).failed("a").error == ERROR
+    play = Play(graph({"id": "a", "on_error": "skip"}, {"id": "b", "input": {"a": "${steps.a}"}}))
+    assert play.failed("a").input("b") == {"a": None}
+
+
+def test_an_input_that_cannot_be_put_together_is_the_steps_error():
+    bad = {"id": "a", "input": {"x": "${length(input)}"}}
+    play = Play(graph(bad), 1)
+    assert play.settles["a"].error["code"] == "bad_reference"
+    assert play.error["code"] == "bad_reference"
+    assert Play(graph({**bad, "on_error": "skip"}), 1).output is None
+
+
+def test_a_condition_that_cannot_be_looked_at_is_the_steps_error():
+    play = Play(graph({"id": "a", "when": "${length(input)}", "on_error": "skip"}), 1)
+    assert play.settles["a"].error["code"] == "bad_reference"
+    assert play.output is None
+
+
+def test_what_ended_in_the_same_moment_as_what_failed_is_not_left_behind():
+    g = graph(sub({"id": "a"}, {"id": "b"}, {"id": "c"}, on_error="skip"), {"id": "d", "needs": ["sub"]})
+    progress = Progress(g, None)
+    for name in ("a", "b", "c"):
+        progress.note(Execution(StepKey(f"sub/{name}"), StepId(name), "started"))
+    progress.decide()
+    progress.note(Execution(StepKey("sub/a"), StepId("a"), "failed", error=ERROR))
+    progress.note(Execution(StepKey("sub/b"), StepId("b"), "done"))
+    decision = progress.decide()
+    assert decision.abandoned == ("sub/c",)
+    assert [start.key for start in decision.starts] == ["d"]
+
+
+def test_a_fallback_stands_in_for_a_step_that_failed():
+    play = Play(graph(*RESCUED)).failed("main")
+    assert play.input("rescue") == {"why": "x"}
+    assert play.under_way == ["rescue"]
+    assert play.done("rescue", "saved").input("after") == {"m": "saved"}
+
+
+def test_a_fallback_that_is_not_needed_is_skipped():
+    play = Play(graph(*RESCUED)).done("main", "fine")
+    assert play.skipped == ["rescue"]
+    assert play.input("after") == {"m": "fine"}
+
+
+def test_a_fallback_that_fails_gives_its_own_error():
+    other = {**ERROR, "code": "y"}
+    assert Play(graph(*RESCUED)).failed("main").failed("rescue", other).error == other
+
+
+def test_a_fallback_that_may_be_skipped_makes_the_output_null():
+    steps = [RESCUED[0], {**RESCUED[1], "on_error": "skip"}, RESCUED[2]]
+    assert Play(graph(*steps)).failed("main").failed("rescue").input("after") == {"m": None}
+
+
+def test_a_fallback_that_does_not_want_to_lets_the_error_stand():
+    steps = [RESCUED[0], {**RESCUED[1], "when": "${error.code == 'budget_exceeded'}"}, RESCUED[2]]
+    play = Play(graph(*steps)).failed("main")
+    assert play.skipped == ["rescue"]
+    assert play.error == ERROR
+
+
+def test_fallbacks_have_fallbacks():
+    steps = [
+        RESCUED[0],
+        {**RESCUED[1], "on_error": {"fallback": "last"}},
+        {"id": "last", "input": {"why": "${error.code}"}},
+        RESCUED[2],
+    ]
+    play = Play(graph(*steps)).failed("main").failed("rescue", {**ERROR, "code": "y"})
+    assert play.input("last") == {"why": "y"}
+    assert play.done("last", "at last").input("after") == {"m": "at last"}
+
+
+def test_the_output_of_a_graph_that_ends_with_a_fallback_is_that_of_its_step():
+    assert Play(graph(*RESCUED[:2])).done("main", "fine").output == "fine"
+    assert Play(graph(*RESCUED[:2])).failed("main").done("rescue", "saved").output == "saved"
