@@ -1,29 +1,34 @@
 """The Ray actor that hosts an agent: one class for all of them, configured by name and settings."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
-from agents.catalog import load_agent
-from agents.host import AgentHost, HostParts
-from agents.recording import CallDone, RetryPolicy
-from agents.worker import WORKER
-from manta.config import AgentSettings, SandboxSettings, SearchSettings
+from agents.host import AgentHost
+from agents.hosting import Hosting
+from agents.recording import CallDone
+from agents.workload import Results, TaskId, Workload
 from manta.errors import CoordinatorUnavailable
 from manta.events import Event
 from manta.ids import RunId, StepKey
 from manta.messages import CallIntent, CallOutcome, RecordedCall, Task, TaskResult, to_json
-from manta.protocols import Agent
-from manta.telemetry import configure_logging
+from manta.protocols import CallLog
+from manta.telemetry import configure_logging, get_logger
 from tools.ray_calls import NamedActor
 
 COORDINATOR = "manta-coordinator"
 TOKEN_INTERVAL_S = 0.05
 
+logger = get_logger("agents")
+
+
+def coordinator_link(name: str = COORDINATOR) -> NamedActor:
+    return NamedActor(name, error=CoordinatorUnavailable)
+
 
 class RemoteCallLog:
-    """The coordinator's journal of calls, reached from an agent's process."""
+    """A coordinator's journal of calls, reached from an agent's process."""
 
     def __init__(self, coordinator: NamedActor) -> None:
         self._coordinator = coordinator
@@ -36,20 +41,62 @@ class RemoteCallLog:
         await self._coordinator.call("finish_call", outcome)
 
 
-class Relay:
-    """Tells the coordinator what watchers want to see: the first token at once, then what gathers every 50 ms."""
+class Coordinators:
+    """The coordinators that have sent tasks here, by name."""
 
-    def __init__(self, coordinator: NamedActor, clock: Callable[[], float]) -> None:
-        self._coordinator = coordinator
+    def __init__(self) -> None:
+        self._links: dict[str, NamedActor] = {}
+        self._logs: dict[str, RemoteCallLog] = {}
+
+    def link(self, task: Task) -> NamedActor:
+        """The one that sent the task and keeps its record."""
+        name = task.coordinator or COORDINATOR
+        if name not in self._links:
+            self._links[name] = coordinator_link(name)
+        return self._links[name]
+
+    def call_log(self, task: Task) -> CallLog:
+        name = task.coordinator or COORDINATOR
+        if name not in self._logs:
+            self._logs[name] = RemoteCallLog(self.link(task))
+        return self._logs[name]
+
+
+_TokenKey: TypeAlias = tuple[RunId, StepKey]
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What one coordinator has not been told yet."""
+
+    link: NamedActor
+    tokens: dict[_TokenKey, str] = field(default_factory=dict)
+    calls: list[Event] = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None
+
+    def take(self, now: float) -> list[Event]:
+        tokens = [
+            Event(run, 0, "token", now, step, {"text": text}) for (run, step), text in self.tokens.items()
+        ]
+        events = [*tokens, *self.calls]
+        self.tokens.clear()
+        self.calls.clear()
+        return events
+
+
+class Relay:
+    """Tells the coordinators what watchers want to see: the first token at once, then what gathers in 50 ms."""
+
+    def __init__(self, coordinators: Coordinators, clock: Callable[[], float]) -> None:
+        self._coordinators = coordinators
         self._now = clock
-        self._tokens: dict[tuple[RunId, StepKey], str] = {}
-        self._calls: list[Event] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._pending: dict[str, _Pending] = {}
 
     def token(self, task: Task, text: str) -> None:
+        pending = self._of(task)
         key = (task.scope.run, task.scope.step)
-        self._tokens[key] = self._tokens.get(key, "") + text
-        self._soon()
+        pending.tokens[key] = pending.tokens.get(key, "") + text
+        self._soon(pending)
 
     def call_done(self, task: Task, done: CallDone) -> None:
         facts = {
@@ -58,52 +105,36 @@ class Relay:
             "usage": to_json(done.usage),
             "replayed": done.replayed,
         }
-        self._calls.append(Event(task.scope.run, 0, "call_done", self._now(), task.scope.step, facts))
-        self._soon()
+        pending = self._of(task)
+        pending.calls.append(Event(task.scope.run, 0, "call_done", self._now(), task.scope.step, facts))
+        self._soon(pending)
 
-    async def flush(self) -> None:
-        events = self._take()
-        if events:
-            await self._coordinator.call("pass_on", events)
+    async def flush(self, task: Task) -> None:
+        pending = self._pending.get(task.coordinator)
+        if pending is None or not (pending.tokens or pending.calls):
+            return
+        try:
+            await pending.link.call("pass_on", pending.take(self._now()))
+        except CoordinatorUnavailable as error:
+            # These events were never promised to anyone; the task's result has a way of its own.
+            logger.warning("watchers miss the last words of a step: %s", error)
 
-    def _soon(self) -> None:
-        if self._timer is None:
-            self._coordinator.tell("pass_on", self._take())
-            self._timer = asyncio.get_running_loop().call_later(TOKEN_INTERVAL_S, self._tick)
+    def _of(self, task: Task) -> _Pending:
+        pending = self._pending.get(task.coordinator)
+        if pending is None:
+            pending = self._pending[task.coordinator] = _Pending(self._coordinators.link(task))
+        return pending
 
-    def _tick(self) -> None:
-        self._timer = None
-        if self._tokens or self._calls:
-            self._soon()
+    def _soon(self, pending: _Pending) -> None:
+        if pending.timer is None:
+            pending.link.tell("pass_on", pending.take(self._now()))
+            loop = asyncio.get_running_loop()
+            pending.timer = loop.call_later(TOKEN_INTERVAL_S, self._tick, pending)
 
-    def _take(self) -> list[Event]:
-        tokens = [
-            Event(run, 0, "token", self._now(), step, {"text": text})
-            for (run, step), text in self._tokens.items()
-        ]
-        events = [*tokens, *self._calls]
-        self._tokens.clear()
-        self._calls.clear()
-        return events
-
-
-@dataclass(frozen=True, slots=True)
-class Hosting:
-    """What every pool needs to build its agent and reach the platform. Picklable: agents are imported in the actor."""
-
-    agents: Mapping[str, AgentSettings]
-    tools: Mapping[str, str]
-    search: SearchSettings
-    sandbox: SandboxSettings
-    connect: Callable[[], HostParts]
-    log_level: str = "INFO"
-
-    def load(self, name: str) -> Agent:
-        """Raises InvalidConfig when the agent or a tool of it cannot be imported."""
-        settings = self.agents[name]
-        if name == WORKER:
-            settings = settings.model_copy(update={"tools": tuple(self.tools)})
-        return load_agent(name, settings, tools=self.tools, search=self.search, sandbox=self.sandbox)
+    def _tick(self, pending: _Pending) -> None:
+        pending.timer = None
+        if pending.tokens or pending.calls:
+            self._soon(pending)
 
 
 class AgentActor:
@@ -114,27 +145,24 @@ class AgentActor:
         self._name = name
         self._hosting = hosting
         self._host: AgentHost | None = None
+        self._workload = Workload(self._perform)
 
-    async def perform(self, task: Task) -> TaskResult:
-        if self._host is None:
-            settings = self._hosting.agents[self._name]
-            agent = self._hosting.load(self._name)
-            self._host = AgentHost(
-                agent,
-                self._hosting.connect(),
-                model=settings.model,
-                concurrency=settings.concurrency,
-                retry=RetryPolicy.from_options(settings.options),
-            )
-        return await self._host.perform(task)
+    async def take(self, client: str, tasks: Sequence[Task]) -> None:
+        """See `Workload.take`."""
+        self._workload.take(client, tasks)
+
+    async def collect(self, client: str, fetched: Sequence[TaskId], tasks: Sequence[Task]) -> Results:
+        """See `Workload.collect`."""
+        return await self._workload.collect(client, fetched, tasks)
 
     async def cancel(self, run: RunId, step: StepKey) -> None:
-        if self._host is not None:
-            await self._host.cancel(run, step)
+        """See `Workload.cancel`."""
+        await self._workload.cancel(run, step)
 
     async def ping(self) -> dict[str, Any]:
-        return {"agent": self._name, "busy": self._host.busy if self._host else 0}
+        return {"agent": self._name, "busy": self._workload.busy}
 
-
-def coordinator_link() -> NamedActor:
-    return NamedActor(COORDINATOR, error=CoordinatorUnavailable)
+    async def _perform(self, task: Task) -> TaskResult:
+        if self._host is None:
+            self._host = self._hosting.host(self._name)
+        return await self._host.perform(task)

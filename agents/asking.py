@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from manta.messages import ChatMessage, ChatRequest, ModelInfo
-from manta.protocols import AgentContext
+from manta.protocols import AgentContext, ChatModel
 
 
 async def ask(
@@ -12,8 +12,13 @@ async def ask(
 ) -> str:
     """The model's whole answer, greedy. Raises ModelError."""
     request = ChatRequest(tuple(messages), model=context.task.model, max_tokens=max_tokens, stop=stop)
+    return await answer(context, context.model, request)
+
+
+async def answer(context: AgentContext, model: ChatModel, request: ChatRequest) -> str:
+    """What the model says to a request, without white space around it. Raises ModelError."""
     texts: list[str] = []
-    async with aclosing(context.model.stream(request)) as chunks:
+    async with aclosing(model.stream(request)) as chunks:
         async for chunk in chunks:
             texts.append(chunk.text)
             if chunk.text:

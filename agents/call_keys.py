@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,11 @@ def request_body(request: ChatRequest) -> dict[str, Any]:
     body: dict[str, Any] = to_json(request)
     del body["hints"]
     return body
+
+
+def messages_hash(model: str, messages: Sequence[Any]) -> str:
+    """16 hex digits that name these messages to this model: what a token count is noted under."""
+    return request_hash([model, to_json(list(messages))])[:16]
 
 
 class Claim:

@@ -17,6 +17,7 @@ BUILT_IN = {
     "research": "agents.research:Researcher",
     "analyst": "agents.analyst:Analyst",
     "writer": "agents.writer:Writer",
+    "assistant": "agents.assistant:Assistant",
     "worker": "agents.worker:Worker",
 }
 

@@ -29,8 +29,11 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel, Field
 
+from agents.current_task import current_task
+from agents.structured import json_schema_format
 from manta.errors import InvalidInput, PlatformError
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ToolCall, ToolSpec, Usage
+from manta.protocols import ChatModel
 from tools.toolbox import Tool
 
 _CHOICES = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
@@ -88,7 +91,7 @@ class MantaChatModel(BaseChatModel):
         texts: list[str] = []
         calls: list[ToolCall] = []
         last = ChatChunk()
-        async with aclosing(self.model.stream(self._request(messages, stop, kwargs))) as chunks:
+        async with aclosing(self._target().stream(self._request(messages, stop, kwargs))) as chunks:
             async for last in chunks:
                 texts.append(last.text)
                 calls.extend(last.tool_calls)
@@ -109,7 +112,7 @@ class MantaChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         calls: list[ToolCall] = []
-        async with aclosing(self.model.stream(self._request(messages, stop, kwargs))) as chunks:
+        async with aclosing(self._target().stream(self._request(messages, stop, kwargs))) as chunks:
             async for chunk in chunks:
                 self._show(chunk.text)
                 calls.extend(chunk.tool_calls)
@@ -151,6 +154,11 @@ class MantaChatModel(BaseChatModel):
         return cast(
             Runnable[LanguageModelInput, dict[str, Any] | BaseModel], RunnableMap({"raw": bound}) | either
         )
+
+    def _target(self) -> ChatModel:
+        """The model that is asked."""
+        target: ChatModel = self.model
+        return target
 
     def _request(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
@@ -194,10 +202,33 @@ class MantaChatModel(BaseChatModel):
             self.on_token(text)
 
 
-def json_schema_format(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON Schema as OpenAI's `response_format`."""
-    name = str(schema.get("title") or "answer")
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": dict(schema), "strict": True}}
+class PlatformChatModel(MantaChatModel):
+    """A model of the platform for graphs that are built when their module is imported.
+
+    Each call goes to the model of the task that is at work then, by `model_name` or the task's own, so it is
+    recorded, replayed, counted and cancelled with it. What it writes is shown to those who watch the run,
+    unless `show_tokens` is off. Raises PlatformError outside a task.
+    """
+
+    model: Any = Field(default=None, exclude=True, repr=False)
+    show_tokens: bool = True
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        """For code in a thread of the task: asks on the task's own event loop, and waits."""
+        return current_task().wait_for(self._agenerate(messages, stop, None, **kwargs))
+
+    def _target(self) -> ChatModel:
+        return current_task().context.model_named(self.model_name)
+
+    def _show(self, text: str) -> None:
+        if text and self.show_tokens:
+            current_task().context.emit_token(text)
 
 
 def to_manta(messages: Sequence[BaseMessage]) -> tuple[ChatMessage, ...]:

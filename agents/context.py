@@ -5,20 +5,14 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from agents.recording import (
-    CallDone,
-    CallObserver,
-    RecordedModel,
-    RecordedTools,
-    RetryPolicy,
-    in_recorded_tool,
-)
+from agents.recorded_model import RecordedModel, RetryPolicy
+from agents.recording import CallDone, CallObserver, RecordedTools, Recorder, in_recorded_tool
 from manta.clock import Clock
-from manta.errors import NotFound, OutcomeUnknown, StaleEpoch, StepError
+from manta.errors import MantaError, NotFound, OutcomeUnknown, StaleEpoch, StepError, error_from_json
 from manta.messages import (
     ArtifactRef,
     CallIntent,
@@ -39,6 +33,10 @@ def _no_tokens(text: str) -> None:
     """The sink of those who do not watch."""
 
 
+def _no_other_model(name: str) -> ChatModel:
+    raise NotFound(f"there is no model {name!r} here", fix="add it under models", code="model_not_found")
+
+
 class _RecordedDocuments:
     """Searches under the record: collections may change between two tries, what a step has read may not."""
 
@@ -47,24 +45,40 @@ class _RecordedDocuments:
         self._tools = tools
 
     async def search(self, collection: str, query: str, limit: int = 8) -> list[Passage]:
-        if in_recorded_tool():  # A tool that searches: its own record covers the search.
-            return await self._inner.search(collection, query, limit)
+        arguments = {"collection": collection, "query": query, "limit": limit}
 
         async def run() -> list[Passage]:
             return await self._inner.search(collection, query, limit)
 
-        arguments = {"collection": collection, "query": query, "limit": limit}
-        found = await self._tools.call("search_documents", arguments, run)
-        return [from_json(Passage, passage) for passage in found]
+        found = await self._once("search_documents", arguments, run)
+        return [p if isinstance(p, Passage) else from_json(Passage, p) for p in found]
+
+    async def names(self, collection: str) -> list[str]:
+        arguments = {"collection": collection}
+        names: list[str] = await self._once(
+            "list_documents", arguments, lambda: self._inner.names(collection)
+        )
+        return names
+
+    async def text(self, collection: str, document: str) -> str:
+        arguments = {"collection": collection, "document": document}
+        return str(
+            await self._once("read_document", arguments, lambda: self._inner.text(collection, document))
+        )
+
+    async def _once(self, name: str, arguments: dict[str, Any], run: Callable[[], Awaitable[Any]]) -> Any:
+        # Within a tool of its own record, that record covers what is read.
+        return await run() if in_recorded_tool() else await self._tools.call(name, arguments, run)
 
 
 class TaskContext:
     """An `AgentContext` for one attempt at one task.
 
     Args:
-        workdir: an existing scratch folder; whoever made it removes it.
+        workdir: a scratch folder, or what makes one on first use; whoever gave it removes it.
         token_sink: told of each piece of text the agent wants watchers to see.
         observe: told of each model and tool call that has its outcome.
+        find_model: other models by name; raises NotFound.
     """
 
     def __init__(
@@ -75,11 +89,12 @@ class TaskContext:
         documents: Documents,
         artifacts: Artifacts,
         call_log: CallLog,
-        workdir: Path,
+        workdir: Path | Callable[[], Path],
         token_sink: TokenSink = _no_tokens,
         observe: CallObserver | None = None,
         clock: Clock | None = None,
         retry: RetryPolicy | None = None,
+        find_model: Callable[[str], ChatModel] = _no_other_model,
     ) -> None:
         self._task = task
         self._artifacts = artifacts
@@ -87,8 +102,12 @@ class TaskContext:
         self._token_sink = token_sink
         self._observe = observe
         self._usage = Usage()
-        self._model = RecordedModel(model, call_log, task, clock=clock, retry=retry, observe=self._note)
-        self._tools = RecordedTools(call_log, task.scope, observe=self._note)
+        self._clock = clock
+        self._retry = retry
+        self._find_model = find_model
+        self._recorder = Recorder(call_log, task, observe=self._note)
+        self._models = {task.model: self._recorded(model, task.model)}
+        self._tools = RecordedTools(self._recorder)
         self._documents = _RecordedDocuments(documents, self._tools)
 
     @property
@@ -97,7 +116,17 @@ class TaskContext:
 
     @property
     def model(self) -> ChatModel:
-        return self._model
+        return self._models[self._task.model]
+
+    def model_named(self, name: str) -> ChatModel:
+        """Raises NotFound."""
+        name = name or self._task.model
+        if name not in self._models:
+            self._models[name] = self._recorded(self._find_model(name), name)
+        return self._models[name]
+
+    def _recorded(self, model: ChatModel, name: str) -> RecordedModel:
+        return RecordedModel(model, self._recorder, name, clock=self._clock, retry=self._retry)
 
     @property
     def documents(self) -> Documents:
@@ -109,12 +138,28 @@ class TaskContext:
 
     @property
     def workdir(self) -> Path:
+        if not isinstance(self._workdir, Path):
+            self._workdir = self._workdir()
         return self._workdir
 
     @property
     def usage(self) -> Usage:
         """The sum over all calls so far. Replayed ones count: the run paid for them once."""
         return self._usage
+
+    @property
+    def verdict(self) -> MantaError | None:
+        """What ends the task whatever the agent makes of it: a call that was refused."""
+        return self._recorder.verdict
+
+    @property
+    def unknown_call(self) -> str | None:
+        """The key of the call that a person has to decide on."""
+        return self._recorder.unknown_call
+
+    def take_notes(self) -> dict[str, Any] | None:
+        """What a replay needs and no call took along."""
+        return self._recorder.take_notes()
 
     async def call_tool(
         self,
@@ -136,53 +181,85 @@ class TaskContext:
             self._observe(done)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A call and the attempt (epoch, then number) that last began it."""
+
+    call: RecordedCall
+    claim: tuple[int, int]
+    idempotent: bool
+
+    def worth_repeating(self, claim: tuple[int, int]) -> bool:
+        """A passing failure of an earlier attempt: replaying it would make every retry fail alike."""
+        error = self.call.error
+        return (
+            error is not None and self.idempotent and self.claim != claim and error_from_json(error).retryable
+        )
+
+
 class LocalCallLog:
-    """A `CallLog` in memory, by the journal's rules: for tests, examples, agents run without a platform."""
+    """A `CallLog` in memory, by the journal's rules but for budgets: for tests, examples, agents run alone."""
 
     def __init__(self) -> None:
-        self._calls: dict[tuple[str, str], dict[str, RecordedCall]] = {}
+        self._calls: dict[tuple[str, str], dict[str, _Kept]] = {}
         self._owner: dict[tuple[str, str], tuple[int, int]] = {}
 
     async def begin(self, intent: CallIntent) -> RecordedCall | None:
-        calls = self._welcome(intent.scope)
+        calls, claim = self._welcome(intent.scope)
         known = calls.get(intent.key)
-        if known is not None and known.state == "done":
-            return known
-        if known is not None and known.state == "unknown" and not intent.idempotent:
+        idempotent = intent.idempotent and (known is None or known.idempotent)
+        if known is not None and known.call.state == "done":
+            if not (intent.idempotent and known.worth_repeating(claim)):
+                return known.call
+        elif known is not None and known.call.state == "unknown" and not idempotent:
             raise OutcomeUnknown(
                 f"the tool {intent.name} was begun by an earlier attempt and its outcome is not known",
                 fix="find out whether it took effect; it is not repeated by itself",
             )
-        calls[intent.key] = RecordedCall(intent.key, intent.kind, intent.name, intent.request_hash, "intent")
+        call = RecordedCall(
+            intent.key, intent.kind, intent.name, intent.request_hash, "intent", request=intent.request
+        )
+        calls[intent.key] = _Kept(call, claim, idempotent)
         return None
 
     async def finish(self, outcome: CallOutcome) -> None:
-        calls = self._welcome(outcome.scope)
-        if outcome.key not in calls or calls[outcome.key].state == "unknown":
+        calls, claim = self._welcome(outcome.scope)
+        known = calls.get(outcome.key)
+        if known is None or known.call.state in ("unknown", "cleared"):
             raise StepError(f"the call {outcome.key} was never begun", fix="begin a call before finishing it")
-        calls[outcome.key] = replace(
-            calls[outcome.key],
+        if known.call.state == "done":
+            return
+        call = replace(
+            known.call,
             state="done",
             response=outcome.response,
             error=outcome.error,
             usage=outcome.usage,
+            notes=outcome.notes,
         )
+        calls[outcome.key] = replace(known, call=call, claim=claim)
+
+    def settle(self, scope: CallScope, key: str, response: dict[str, Any] | None) -> None:
+        """A person's word on a call of unknown outcome: its response, or None to let it be made again."""
+        calls = self._calls[(scope.run, scope.step)]
+        state: Literal["done", "cleared"] = "cleared" if response is None else "done"
+        calls[key] = replace(calls[key], call=replace(calls[key].call, state=state, response=response))
 
     def calls(self, scope: CallScope) -> list[RecordedCall]:
         """The calls of a step in the order in which they were first begun."""
-        return list(self._calls.get((scope.run, scope.step), {}).values())
+        return [kept.call for kept in self._calls.get((scope.run, scope.step), {}).values()]
 
-    def _welcome(self, scope: CallScope) -> dict[str, RecordedCall]:
+    def _welcome(self, scope: CallScope) -> tuple[dict[str, _Kept], tuple[int, int]]:
         step, claim = (scope.run, scope.step), (scope.epoch, scope.attempt)
         if claim < self._owner.get(step, claim):
             raise StaleEpoch(f"step {scope.step} was given to another attempt", fix="stop this one")
         calls = self._calls.setdefault(step, {})
         if claim > self._owner.get(step, claim):
-            for key, call in calls.items():
-                if call.state == "intent":
-                    calls[key] = replace(call, state="unknown")
+            for key, kept in calls.items():
+                if kept.call.state == "intent":
+                    calls[key] = replace(kept, call=replace(kept.call, state="unknown"))
         self._owner[step] = claim
-        return calls
+        return calls, claim
 
 
 class LocalArtifacts:

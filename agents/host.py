@@ -4,17 +4,20 @@ import asyncio
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from agents.context import TaskContext
-from agents.recording import CallDone, RetryPolicy
+from agents.places import Places
+from agents.recorded_model import RetryPolicy
+from agents.recording import CallDone
 from manta.clock import Clock, SystemClock
 from manta.errors import MantaError, RunCancelled, StepError
 from manta.faults import reach
 from manta.ids import RunId, StepKey
-from manta.messages import Task, TaskResult, Usage, to_json
+from manta.messages import Task, TaskResult, to_json
 from manta.protocols import Agent, Artifacts, CallLog, ChatModel, Documents
 from manta.telemetry import get_logger, log_scope
 
@@ -38,8 +41,8 @@ class Watchers(Protocol):
 
     def call_done(self, task: Task, done: CallDone) -> None: ...
 
-    async def flush(self) -> None:
-        """Returns once everything told so far has been passed on."""
+    async def flush(self, task: Task) -> None:
+        """Returns once everything told so far of the task's run has been passed on."""
         ...
 
 
@@ -52,19 +55,34 @@ class Unwatched:
     def call_done(self, task: Task, done: CallDone) -> None:
         """Goes nowhere."""
 
-    async def flush(self) -> None:
+    async def flush(self, task: Task) -> None:
         """Nothing waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostParts:
-    """What an agent needs from the rest of the platform."""
+    """What an agent needs from the rest of the platform. `call_log`: who keeps the record of a task."""
 
     models: Models
     documents: Documents
     artifacts: Artifacts
-    call_log: CallLog
+    call_log: Callable[[Task], CallLog]
     watchers: Watchers = field(default_factory=Unwatched)
+
+
+class _Scratch:
+    """A folder for one task, made when the agent first asks for it: most never do."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+
+    def folder(self) -> Path:
+        self._folder = self._folder or Path(tempfile.mkdtemp(prefix="manta-task-"))
+        return self._folder
+
+    async def remove(self) -> None:
+        if self._folder is not None:
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
 
 class AgentHost:
@@ -85,8 +103,10 @@ class AgentHost:
         self._model = model
         self._retry = retry
         self._clock = clock or SystemClock()
-        self._slots = asyncio.Semaphore(concurrency)
+        self._places = Places(concurrency)
         self._tasks: dict[tuple[RunId, StepKey], asyncio.Task[TaskResult]] = {}
+        self.concurrency = concurrency
+        """Tasks it works on at once; further ones wait by their priority."""
 
     async def perform(self, task: Task) -> TaskResult:
         """Run the task; an older attempt at the same step that still works here is stopped first."""
@@ -97,9 +117,9 @@ class AgentHost:
         try:
             return await work
         except asyncio.CancelledError:
-            if not work.cancelled():
-                # The caller was cancelled, not the work: stop the work too.
-                work.cancel()
+            own = asyncio.current_task()
+            if own is not None and own.cancelling():
+                # The caller was cancelled, and with it the work it waits for.
                 await asyncio.wait({work})
                 raise
             return TaskResult(error=RunCancelled(f"step {task.scope.step} was cancelled").to_json())
@@ -114,43 +134,48 @@ class AgentHost:
             work.cancel()
             await asyncio.wait({work})
 
-    @property
-    def busy(self) -> int:
-        return len(self._tasks)
-
     async def _perform(self, task: Task) -> TaskResult:
-        async with self._slots:
+        with await self._places.take(task.hints.priority):
             log_scope.set(
                 {"run": task.scope.run, "step": task.scope.step, "trace": task.scope.trace_parent or ""}
             )
             reach("agent.task_received")
-            workdir = Path(tempfile.mkdtemp(prefix="manta-task-"))
+            scratch = _Scratch()
             try:
-                result = await self._run(task, workdir)
+                result = await self._run(task, scratch)
             finally:
-                await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
+                await scratch.remove()
             reach("agent.task_done")
             return result
 
-    async def _run(self, task: Task, workdir: Path) -> TaskResult:
-        context: TaskContext | None = None
+    async def _run(self, task: Task, scratch: _Scratch) -> TaskResult:
         try:
-            context = self._context(task, workdir)
-            output = _plain(await self._agent.run(context))
-            return TaskResult(output=output, usage=context.usage)
+            context = self._context(task, scratch)
         except MantaError as error:
-            return TaskResult(error=error.to_json(), usage=context.usage if context else Usage())
+            return TaskResult(error=error.to_json())
+        output, failed = None, None
+        try:
+            output = _plain(await self._agent.run(context))
+        except MantaError as error:
+            failed = error
         except Exception as error:
             logger.exception("agent %s failed by a defect", task.agent)
-            failed = StepError(
-                f"agent {task.agent} failed: {type(error).__name__}: {error}", fix="see `manta logs`"
-            )
-            return TaskResult(error=failed.to_json(), usage=context.usage if context else Usage())
+            cause = f"agent {task.agent} failed: {type(error).__name__}: {error}"
+            failed = StepError(cause, fix="see `manta logs`")
         finally:
             # Before the step is done, so that nobody sees its end before its last words.
-            await self._parts.watchers.flush()
+            await self._parts.watchers.flush(task)
+        # A call that was refused ends the task, whatever the agent made of it.
+        failed = context.verdict or failed
+        return TaskResult(
+            output if failed is None else None,
+            failed.to_json() if failed is not None else None,
+            context.usage,
+            context.take_notes(),
+            context.unknown_call,
+        )
 
-    def _context(self, task: Task, workdir: Path) -> TaskContext:
+    def _context(self, task: Task, scratch: _Scratch) -> TaskContext:
         parts = self._parts
         task = replace(task, model=parts.models.resolve(task.model or self._model))
         return TaskContext(
@@ -158,12 +183,13 @@ class AgentHost:
             model=parts.models.get(task.model),
             documents=parts.documents,
             artifacts=parts.artifacts,
-            call_log=parts.call_log,
-            workdir=workdir,
+            call_log=parts.call_log(task),
+            workdir=scratch.folder,
             token_sink=lambda text: parts.watchers.token(task, text),
             observe=lambda done: parts.watchers.call_done(task, done),
             clock=self._clock,
             retry=self._retry,
+            find_model=parts.models.get,
         )
 
 

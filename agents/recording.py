@@ -4,41 +4,34 @@ An agent that is run again after its process died makes the same calls; those wh
 record are answered from it, so at most the calls in flight at that moment are made twice.
 """
 
-import dataclasses
 import json
-import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from agents.call_keys import Claim, Occurrences, canonical, request_body, request_hash
-from manta.clock import Clock, SystemClock
-from manta.errors import InvalidInput, MantaError, ModelError, OutcomeUnknown, ToolError, error_from_json
-from manta.faults import note_side_effect
+from agents.call_keys import Claim, Occurrences, canonical, messages_hash, request_hash
+from manta.errors import BudgetExceeded, OutcomeUnknown, ToolError, error_from_json
+from manta.faults import note_side_effect, reach
 from manta.messages import (
     CallIntent,
     CallOutcome,
-    CallScope,
-    ChatChunk,
-    ChatRequest,
-    ChatResponse,
     ModelInfo,
     RecordedCall,
     Task,
     Usage,
-    from_json,
     to_json,
 )
-from manta.protocols import CallLog, ChatModel
+from manta.protocols import CallLog
+
+Kind: TypeAlias = Literal["model", "tool"]
 
 
 @dataclass(frozen=True, slots=True)
 class CallDone:
     """A call that has its outcome. `replayed`: it was answered from the record."""
 
-    kind: Literal["model", "tool"]
+    kind: Kind
     name: str
     key: str
     usage: Usage
@@ -53,190 +46,111 @@ def _unobserved(done: CallDone) -> None:
     """The observer of those who do not want one."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """Tries of a model call while no answer was seen. Waits double from `min_s` to `max_s` seconds."""
-
-    attempts: int = 3
-    min_s: float = 0.5
-    max_s: float = 8.0
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "RetryPolicy":
-        """From an agent's options: `model_attempts`, `model_retry_min_s`, `model_retry_max_s`.
-
-        Raises:
-            InvalidInput: one of them is not a number, or out of range.
-        """
-        default = cls()
-        try:
-            policy = cls(
-                int(options.get("model_attempts", default.attempts)),
-                float(options.get("model_retry_min_s", default.min_s)),
-                float(options.get("model_retry_max_s", default.max_s)),
-            )
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(
-                f"a model retry option is not a number: {error}", fix="mend the options"
-            ) from None
-        if policy.attempts < 1 or not 0 <= policy.min_s <= policy.max_s:
-            raise InvalidInput(
-                "model_attempts must be at least 1 and model_retry_min_s between 0 and model_retry_max_s",
-                fix="mend the agent's options",
-            )
-        return policy
-
-    def delay(self, attempt: int, draw: float) -> float:
-        """Seconds before the next try after the `attempt`-th failed; `draw` in [0, 1) is the jitter."""
-        ceiling = min(self.max_s, self.min_s * 2.0 ** (attempt - 1))
-        return ceiling * (0.5 + draw / 2)
-
-
-class RecordedModel:
-    """A `ChatModel` whose calls are recorded for one attempt at one task.
+class Recorder:
+    """The record of one attempt at one task, shared by all that calls for it.
 
     Args:
-        inner: the model itself.
         log: where intents and outcomes go.
-        task: whose calls these are; gives scope, hints and the model's name where a request has none.
-        observe: told of each call that has its outcome, before the agent sees the last chunk.
+        task: whose calls these are.
+        observe: told of each call that has its outcome, before the agent hears of it.
     """
 
-    def __init__(
-        self,
-        inner: ChatModel,
-        log: CallLog,
-        task: Task,
-        *,
-        clock: Clock | None = None,
-        retry: RetryPolicy | None = None,
-        observe: CallObserver = _unobserved,
-        jitter: Callable[[], float] = random.random,
-    ) -> None:
-        self._inner = inner
+    def __init__(self, log: CallLog, task: Task, *, observe: CallObserver = _unobserved) -> None:
         self._log = log
-        self._task = task
-        self._clock = clock or SystemClock()
-        self._retry = retry or RetryPolicy()
         self._observe = observe
-        self._jitter = jitter
         self._occurrences = Occurrences()
-        self._spent = 0
+        self._info: dict[str, Any] = {}
+        self._counts: dict[str, int] = {}
+        self._noted: set[str] = set()
+        self.task = task
+        self.tokens_spent = 0
+        """By the model calls of this attempt, those replayed included."""
+        self.verdict: BudgetExceeded | OutcomeUnknown | None = None
+        """Why a call was refused. It is the end of the task, whatever the code above made of the error."""
+        self.unknown_call: str | None = None
+        """The key of a call that a person has to decide on."""
 
-    async def info(self) -> ModelInfo:
-        return await self._inner.info()
+    def claim(self, base: str) -> Any:
+        """A key of its own for a call, as a context manager; see `Occurrences.claim`."""
+        return self._occurrences.claim(base)
 
-    async def count_tokens(self, messages: Sequence[Any]) -> int:
-        return await self._inner.count_tokens(messages)
-
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
-        """The answer, from the record if it is there, else from the model.
-
-        The outcome is durable before the last chunk is handed out. Closing the generator closes the
-        model's; the call then stays an intent.
+    async def begin(
+        self,
+        kind: Kind,
+        name: str,
+        claim: Claim,
+        request: dict[str, Any],
+        digest: str,
+        *,
+        idempotent: bool = True,
+        reserve: Usage = Usage(),
+    ) -> RecordedCall | None:
+        """Journal an intent; returns the call if it is done, to be replayed.
 
         Raises:
-            ModelError: after the last try, or at once if more chunks cannot follow those seen.
             StaleEpoch: the step was given to another attempt.
+            OutcomeUnknown: the call must not be repeated, and an earlier try has no outcome.
+            BudgetExceeded: with what it may use at most, a budget would be exceeded.
         """
-        request = self._addressed(request)
-        body = request_body(request)
-        digest = request_hash(body)
-        with self._occurrences.claim(f"model:{digest[:16]}") as claim:
-            intent = CallIntent(self._task.scope, claim.key, "model", request.model, digest, body)
-            done = _completed(await self._log.begin(intent))
-            if done is not None:
-                claim.kept = True
-                yield self._replay(done)
-                return
-            async with aclosing(self._live(request, claim)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-
-    def _addressed(self, request: ChatRequest) -> ChatRequest:
-        scope, hints = self._task.scope, self._task.hints
-        deadlines = [d for d in (scope.deadline, hints.deadline, request.hints.deadline) if d is not None]
-        filled = dataclasses.replace(
-            hints,
-            run=scope.run,
-            step=scope.step,
-            epoch=scope.epoch,
-            attained_tokens=hints.attained_tokens + self._spent,
-            deadline=min(deadlines, default=None),
+        task = self.task
+        intent = CallIntent(
+            task.scope, claim.key, kind, name, digest, request, idempotent, reserve, task.limits
         )
-        return dataclasses.replace(request, model=request.model or self._task.model, hints=filled)
-
-    def _replay(self, done: RecordedCall) -> ChatChunk:
-        self._note(done.name, done.key, done.usage, replayed=True, failed=done.error is not None)
-        if done.error is not None:
-            raise error_from_json(done.error)
-        response = from_json(ChatResponse, done.response or {"text": ""})
-        return ChatChunk(response.text, response.tool_calls, response.finish_reason, response.usage)
-
-    async def _live(self, request: ChatRequest, claim: Claim) -> AsyncGenerator[ChatChunk, None]:
-        texts: list[str] = []
-        calls: list[Any] = []
         try:
-            async with aclosing(self._tried(request)) as chunks:
-                async for chunk in chunks:
-                    if claim.kept:
-                        continue  # Nothing follows the last chunk; the model may end in its own time.
-                    texts.append(chunk.text)
-                    calls.extend(chunk.tool_calls)
-                    if chunk.finish_reason is not None:
-                        usage = dataclasses.replace(chunk.usage or Usage(), model_calls=1)
-                        response = ChatResponse("".join(texts), tuple(calls), chunk.finish_reason, usage)
-                        await self._finish(request.model, claim, usage, response=to_json(response))
-                        chunk = dataclasses.replace(chunk, usage=usage)
-                    yield chunk
-        except ModelError as error:
-            if not error.retryable and not claim.kept:
-                await self._finish(request.model, claim, Usage(model_calls=1), error=error.to_json())
-            raise
-        if not claim.kept:
-            raise ModelError("the model's answer stopped without an end", fix="try the step again")
+            known = await self._log.begin(intent)
+        except (BudgetExceeded, OutcomeUnknown) as error:
+            raise self.refused(error, claim.key) from None
+        if known is None or known.state != "done":
+            return None
+        claim.kept = True
+        self._tell(kind, known.name, claim.key, known.usage, replayed=True, failed=known.error is not None)
+        return known
 
-    async def _tried(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
-        attempt = 0
-        while True:
-            attempt += 1
-            seen = False
-            try:
-                async with aclosing(self._inner.stream(request)) as chunks:
-                    async for chunk in chunks:
-                        seen = True
-                        yield chunk
-                return
-            except MantaError as error:
-                delay = self._retry.delay(attempt, self._jitter())
-                if (
-                    seen
-                    or not error.retryable
-                    or attempt >= self._retry.attempts
-                    or self._too_late(request, delay)
-                ):
-                    raise
-            await self._clock.sleep(delay)
-
-    def _too_late(self, request: ChatRequest, delay: float) -> bool:
-        return request.hints.deadline is not None and self._clock.now() + delay >= request.hints.deadline
-
-    async def _finish(
+    async def finish(
         self,
+        kind: Kind,
         name: str,
         claim: Claim,
         usage: Usage,
         *,
         response: dict[str, Any] | None = None,
-        error: dict[str, str] | None = None,
+        error: dict[str, Any] | None = None,
     ) -> None:
-        await self._log.finish(CallOutcome(self._task.scope, claim.key, response, error, usage))
+        """Journal an outcome; it is durable when this returns. Raises StaleEpoch likewise."""
+        outcome = CallOutcome(self.task.scope, claim.key, response, error, usage, self.take_notes())
+        await self._log.finish(outcome)
         claim.kept = True
-        self._note(name, claim.key, usage, replayed=False, failed=error is not None)
+        self._tell(kind, name, claim.key, usage, replayed=False, failed=error is not None)
 
-    def _note(self, name: str, key: str, usage: Usage, *, replayed: bool, failed: bool) -> None:
-        self._spent += usage.input_tokens + usage.output_tokens
-        self._observe(CallDone("model", name, key, usage, replayed, failed))
+    def refused(self, error: BudgetExceeded | OutcomeUnknown, key: str) -> BudgetExceeded | OutcomeUnknown:
+        """Remember that this call was refused, and why."""
+        self.verdict = error
+        self.unknown_call = key if isinstance(error, OutcomeUnknown) else None
+        return error
+
+    def note_info(self, model: str, info: ModelInfo) -> None:
+        """The agent has seen what this model can do."""
+        if model not in self._noted:
+            self._noted.add(model)
+            self._info[model] = to_json(info)
+
+    def note_count(self, model: str, messages: Sequence[Any], count: int) -> None:
+        """The agent was told how many tokens these messages are for this model."""
+        digest = messages_hash(model, messages)
+        if digest not in self._noted:
+            self._noted.add(digest)
+            self._counts[digest] = count
+
+    def take_notes(self) -> dict[str, Any] | None:
+        """What was noted since the last call: `{"info": by model, "counts": by hash}`; None is nothing."""
+        info, self._info = self._info, {}
+        counts, self._counts = self._counts, {}
+        notes = {name: noted for name, noted in (("info", info), ("counts", counts)) if noted}
+        return notes or None
+
+    def _tell(self, kind: Kind, name: str, key: str, usage: Usage, *, replayed: bool, failed: bool) -> None:
+        self.tokens_spent += usage.input_tokens + usage.output_tokens
+        self._observe(CallDone(kind, name, key, usage, replayed, failed))
 
 
 _in_tool: ContextVar[bool] = ContextVar("in_recorded_tool", default=False)
@@ -250,11 +164,8 @@ def in_recorded_tool() -> bool:
 class RecordedTools:
     """Runs tools under the record, for one attempt at one task."""
 
-    def __init__(self, log: CallLog, scope: CallScope, *, observe: CallObserver = _unobserved) -> None:
-        self._log = log
-        self._scope = scope
-        self._observe = observe
-        self._occurrences = Occurrences()
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._uncertain: set[str] = set()
 
     async def call(
@@ -275,22 +186,19 @@ class RecordedTools:
         Raises:
             ToolError: the tool failed, or its result is not JSON.
             OutcomeUnknown: it must not be repeated, and an earlier try has no outcome.
+            BudgetExceeded: no tool call is left.
         """
         body = {"name": name, "arguments": to_json(arguments)}
         digest = request_hash(body)
         base = f"tool:{call_id}:{digest[:16]}" if call_id else f"tool:{digest[:16]}"
-        with self._occurrences.claim(base) as claim:
-            intent = CallIntent(self._scope, claim.key, "tool", name, digest, body, idempotent)
-            done = _completed(await self._log.begin(intent))
+        with self._recorder.claim(base) as claim:
+            done = await self._begin(name, claim, body, digest, idempotent)
             if done is not None:
-                claim.kept = True
-                return self._replay(done)
-            self._refuse_uncertain(intent)
-            scope = self._scope
-            note_side_effect("tool_call", run=scope.run, step=scope.step, tool=name, key=claim.key)
+                return _replayed(done)
             inside = _in_tool.set(True)
             try:
                 result = _plain(name, await run())
+                reach("agent.tool_done")
             except ToolError as error:
                 await self._finish(name, claim, error=error.to_json())
                 raise
@@ -299,24 +207,27 @@ class RecordedTools:
             await self._finish(name, claim, response={"result": result})
             return result
 
-    def _refuse_uncertain(self, intent: CallIntent) -> None:
+    async def _begin(
+        self, name: str, claim: Claim, body: dict[str, Any], digest: str, idempotent: bool
+    ) -> RecordedCall | None:
+        recorder, scope = self._recorder, self._recorder.task.scope
+        reserve = Usage(tool_calls=1) if recorder.task.limits else Usage()
+        done = await recorder.begin("tool", name, claim, body, digest, idempotent=idempotent, reserve=reserve)
+        if done is None:
+            self._refuse_uncertain(name, claim.key, idempotent)
+            note_side_effect("tool_call", run=scope.run, step=scope.step, tool=name, key=claim.key)
+        return done
+
+    def _refuse_uncertain(self, name: str, key: str, idempotent: bool) -> None:
         # The log lets the same attempt begin a call again; that this one was already made is known only here.
-        if intent.key in self._uncertain:
-            raise OutcomeUnknown(
-                f"the tool {intent.name} was begun before in this attempt and its outcome is not known",
+        if key in self._uncertain:
+            error = OutcomeUnknown(
+                f"the tool {name} was begun before in this attempt and its outcome is not known",
                 fix="find out whether it took effect; it is not repeated by itself",
             )
-        if not intent.idempotent:
-            self._uncertain.add(intent.key)
-
-    def _replay(self, done: RecordedCall) -> Any:
-        self._observe(CallDone("tool", done.name, done.key, done.usage, True, done.error is not None))
-        if done.error is not None:
-            error = error_from_json(done.error)
-            if not isinstance(error, ToolError):  # A tool may give its errors a code of its own.
-                error = ToolError(error.message, fix=error.fix, code=error.code)
-            raise error
-        return (done.response or {}).get("result")
+            raise self._recorder.refused(error, key)
+        if not idempotent:
+            self._uncertain.add(key)
 
     async def _finish(
         self,
@@ -324,16 +235,19 @@ class RecordedTools:
         claim: Claim,
         *,
         response: dict[str, Any] | None = None,
-        error: dict[str, str] | None = None,
+        error: dict[str, Any] | None = None,
     ) -> None:
         usage = Usage(tool_calls=1)
-        await self._log.finish(CallOutcome(self._scope, claim.key, response, error, usage))
-        claim.kept = True
-        self._observe(CallDone("tool", name, claim.key, usage, False, error is not None))
+        await self._recorder.finish("tool", name, claim, usage, response=response, error=error)
 
 
-def _completed(call: RecordedCall | None) -> RecordedCall | None:
-    return call if call is not None and call.state == "done" else None
+def _replayed(done: RecordedCall) -> Any:
+    if done.error is not None:
+        error = error_from_json(done.error)
+        if not isinstance(error, ToolError):  # A tool may give its errors a code of its own.
+            error = ToolError(error.message, fix=error.fix, code=error.code)
+        raise error
+    return (done.response or {}).get("result")
 
 
 def _plain(name: str, result: Any) -> Any:

@@ -99,7 +99,7 @@ class Researcher:
     ) -> tuple[list[Passage], Grounded]:
         watching = WatchingContext(context)
         where = "the web" if collection is None else "the documents"
-        tools = [_document_search(collection)] if collection else self._web.tools()
+        tools = [document_search(collection)] if collection else self._web.tools()
         system, user = load_prompt("research_agent").messages(question=question, where=where)
         text = await run_tool_loop(
             watching,
@@ -108,7 +108,7 @@ class Researcher:
             tools=self._setup.tools.with_tools(*tools),
             show_tokens=True,
         )
-        read = _passages_in([call.result for call in watching.seen])
+        read = passages_in([call.result for call in watching.seen])
         return read, ground(text, read, PLAIN, echoes=[question])
 
 
@@ -129,7 +129,9 @@ def filled(question: str, kept: Sequence[Sentence], passages: Sequence[Passage])
         sentences += more
 
 
-def _document_search(collection: str) -> Tool:
+def document_search(collection: str) -> Tool:
+    """A tool for a model that searches one collection."""
+
     async def run(arguments: Mapping[str, Any], context: ToolContext | None) -> Any:
         if context is None:
             raise InvalidInput("search_documents needs a task", fix="call it from an agent")
@@ -144,7 +146,7 @@ def _document_search(collection: str) -> Tool:
     return Tool("search_documents", "Passages of the documents that fit a query best.", parameters, run)
 
 
-def _passages_in(results: Sequence[Any]) -> list[Passage]:
+def passages_in(results: Sequence[Any]) -> list[Passage]:
     """Every passage that a tool returned, once, in the order seen."""
     found: dict[str, Passage] = {}
     for result in results:

@@ -31,6 +31,9 @@ class WatchingContext:
     def model(self) -> ChatModel:
         return self._inner.model
 
+    def model_named(self, name: str) -> ChatModel:
+        return self._inner.model_named(name)
+
     @property
     def documents(self) -> Documents:
         return self._inner.documents

@@ -1,12 +1,12 @@
-"""The built-in agent behind `tool` and `call` steps: no model, one recorded tool call or one Python function."""
+"""The built-in agent behind `prompt`, `tool`, `call` and `runnable` steps; a task's options say which it is."""
 
-import asyncio
-import importlib
-import inspect
 from typing import Any
 
 from agents.base import AgentSetup
-from manta.errors import InvalidConfig, StepError
+from agents.functions import call_function
+from agents.prompt_step import ask_prompt
+from agents.runnables import run_runnable
+from manta.errors import InvalidInput
 from manta.protocols import AgentContext
 
 WORKER = "worker"
@@ -18,31 +18,25 @@ class Worker:
         self._tools = setup.tools
 
     async def run(self, context: AgentContext) -> Any:
-        """Options hold `tool`, a tool's name, or `call`, an import path; the step's input are the arguments."""
-        options, arguments = context.task.options, context.task.input
-        if "tool" in options:
-            name = str(options["tool"])
-            tool = self._tools[name]
-            return await context.call_tool(
-                name,
-                arguments,
-                lambda: self._tools.call(name, arguments, context),
-                idempotent=tool.idempotent,
-            )
-        return await self._call(str(options["call"]), arguments)
+        """Options hold one of `prompt` (its fields), `tool` (a name), `call` or `runnable` (an import path)."""
+        match context.task.options:
+            case {"prompt": dict(prompt)}:
+                return await ask_prompt(context, prompt)
+            case {"tool": str(name)}:
+                return await self._tool(context, name)
+            case {"call": str(path)}:
+                return await call_function(context, path)
+            case {"runnable": str(path)}:
+                return await run_runnable(context, path)
+        raise InvalidInput(
+            "the task does not say what the worker shall do", fix="name another agent in the graph's step"
+        )
 
-    async def _call(self, path: str, arguments: dict[str, Any]) -> Any:
-        """A plain function of the step's input; it must be safe to repeat, like every step."""
-        module, _, name = path.partition(":")
-        try:
-            function = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise InvalidConfig(f"cannot import {path}: {error}", fix="check the graph's `call`") from None
-        try:
-            inspect.signature(function).bind(**arguments)
-        except TypeError as error:
-            raise StepError(f"{path}: {error}", fix="match its parameters and the step's input") from None
-        if inspect.iscoroutinefunction(function):
-            return await function(**arguments)
-        # In a thread: the actor must go on answering, to a cancel too, while the function works.
-        return await asyncio.to_thread(function, **arguments)
+    async def _tool(self, context: AgentContext, name: str) -> Any:
+        arguments = context.task.input
+        tool = self._tools.get(name)
+
+        async def run() -> Any:
+            return await self._tools.call(name, arguments, context)
+
+        return await context.call_tool(name, arguments, run, idempotent=tool is None or tool.idempotent)

@@ -71,6 +71,9 @@ class RemoteDocuments:
         found: list[DocumentInfo] = await self._actor.call("documents", collection)
         return found
 
+    async def names(self, collection: str) -> list[str]:
+        return [found.document for found in await self.documents(collection)]
+
     async def text(self, collection: str, document: str) -> str:
         text: str = await self._actor.call("text", collection, document)
         return text

@@ -131,6 +131,10 @@ class DocumentStore:
         found = await asyncio.to_thread(self._tables.overview, collection)
         return [DocumentInfo(name, d.passages, d.sha256, d.media_type) for name, d in sorted(found.items())]
 
+    async def names(self, collection: str) -> list[str]:
+        """The documents' names, in order. Raises NotFound: no such collection."""
+        return [found.document for found in await self.documents(collection)]
+
     async def text(self, collection: str, document: str) -> str:
         """The whole text that a document's passages point into. Raises NotFound."""
         _check_collection(collection)

@@ -111,9 +111,11 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
 class GuardedTransport(httpx.AsyncBaseTransport):
     """httpx transport over the guarded network; httpx itself offers no way to replace the network."""
 
-    def __init__(self, guard: AddressGuard) -> None:
+    def __init__(self, guard: AddressGuard, max_connections: int = 10) -> None:
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context(), network_backend=GuardedNetwork(guard)
+            ssl_context=ssl.create_default_context(),
+            max_connections=max_connections,
+            network_backend=GuardedNetwork(guard),
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

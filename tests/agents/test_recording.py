@@ -3,18 +3,22 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from agents.call_keys import request_body, request_hash
+from agents.call_keys import messages_hash, request_body, request_hash
 from agents.context import LocalCallLog
-from agents.recording import RecordedModel, RecordedTools, RetryPolicy
+from agents.recorded_model import RecordedModel, RetryPolicy
+from agents.recording import RecordedTools, Recorder
+from agents.request_deltas import restore
 from agents.scripted import ScriptedModel, ScriptedStep
 from manta.clock import ManualClock
 from manta.errors import (
     BlockedAddress,
+    BudgetExceeded,
     ContextLengthExceeded,
     InvalidInput,
     ModelError,
@@ -22,18 +26,24 @@ from manta.errors import (
     StaleEpoch,
     ToolError,
 )
+from manta.ids import StepKey
 from manta.messages import (
+    Budget,
     CallHints,
     CallIntent,
     CallOutcome,
     ChatChunk,
     ChatMessage,
     ChatRequest,
+    Limit,
     ModelInfo,
+    Price,
     RecordedCall,
     ToolCall,
+    Usage,
+    to_json,
 )
-from tests.agents.loop_support import Attempt, task
+from tests.agents.loop_support import STEP, Attempt, task
 
 
 def ask(text: str, **fields: Any) -> ChatRequest:
@@ -45,7 +55,9 @@ async def text_of(model: RecordedModel, request: ChatRequest) -> str:
 
 
 def recorded(inner: ScriptedModel, log: LocalCallLog, attempt: int = 1, **options: Any) -> RecordedModel:
-    return RecordedModel(inner, log, task(attempt), **options)
+    watched = {"observe": options.pop("observe")} if "observe" in options else {}
+    recorder = Recorder(log, task(attempt, limits=options.pop("limits", ())), **watched)
+    return RecordedModel(inner, recorder, "small", **options)
 
 
 class Killed(BaseException):
@@ -251,7 +263,7 @@ async def test_an_answer_without_an_end_is_an_error():
 
     log = LocalCallLog()
     with pytest.raises(ModelError, match="without an end"):
-        await text_of(RecordedModel(Breaking(), log, task()), ask("hello"))
+        await text_of(RecordedModel(Breaking(), Recorder(log, task()), "x"), ask("hello"))
     assert log.calls(task().scope)[0].state == "intent"
 
 
@@ -301,8 +313,8 @@ class Counter:
         return result
 
 
-def tools_of(log: LocalCallLog, attempt: int = 1) -> RecordedTools:
-    return RecordedTools(log, task(attempt).scope)
+def tools_of(log: LocalCallLog, attempt: int = 1, **fields: Any) -> RecordedTools:
+    return RecordedTools(Recorder(log, task(attempt, **fields)))
 
 
 async def test_a_tool_is_replayed_with_its_result_as_json():
@@ -385,3 +397,163 @@ async def test_the_log_is_asked_before_the_tool_runs():
 
     await tools_of(Ordered()).call("t", {}, run)
     assert order == ["begin", "run", "finish"]
+
+
+LIMITS = (Limit(StepKey(""), Budget(tokens=1000)), Limit(STEP, Budget(tool_calls=3)))
+PRICE = Price(input=2.0, output=10.0, cached_input=0.5)
+
+
+class Intents(LocalCallLog):
+    """Remembers what it was asked to begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intents: list[CallIntent] = []
+
+    async def begin(self, intent: CallIntent) -> RecordedCall | None:
+        self.intents.append(intent)
+        return await super().begin(intent)
+
+
+class Priced(ScriptedModel):
+    async def info(self) -> ModelInfo:
+        return replace(await super().info(), price=PRICE)
+
+
+async def test_a_model_call_reserves_its_longest_answer_and_costs_what_it_used():
+    log = Intents()
+    inner = Priced([ScriptedStep(text="a b")] * 2, context_window=50)
+    model = recorded(inner, log, limits=LIMITS)
+    chunks = [chunk async for chunk in model.stream(ask("one two", max_tokens=7))]
+    await text_of(model, ask("one two three"))
+    first, second = (intent.reserve for intent in log.intents)
+    assert (first.input_tokens, first.output_tokens, first.model_calls, first.tool_calls) == (3, 7, 1, 0)
+    assert first.cost_micros == 3 * 2 + 7 * 10
+    assert (second.input_tokens, second.output_tokens) == (4, 46)
+    assert log.intents[0].limits == LIMITS
+    used = log.calls(task().scope)[0].usage
+    assert (used.input_tokens, used.output_tokens, used.cost_micros) == (3, 2, 3 * 2 + 2 * 10)
+    assert chunks[-1].usage == used
+
+
+async def test_without_limits_nothing_is_counted_before_a_call():
+    class Uncountable(ScriptedModel):
+        async def count_tokens(self, messages: Sequence[Any]) -> int:
+            raise AssertionError("nobody needs this")
+
+        async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
+            yield ChatChunk("fine", finish_reason="stop")
+
+    log = Intents()
+    assert await text_of(recorded(Uncountable([]), log), ask("hello")) == "fine"
+    assert log.intents[0].reserve == Usage()
+
+
+async def test_a_tool_call_reserves_itself():
+    log = Intents()
+    await tools_of(log, limits=LIMITS).call("t", {}, Counter("x"))
+    await tools_of(log, 2).call("u", {}, Counter("x"))
+    assert [intent.reserve for intent in log.intents] == [Usage(tool_calls=1), Usage()]
+    assert [intent.limits for intent in log.intents] == [LIMITS, ()]
+
+
+@pytest.mark.parametrize(
+    ("price", "usage", "micros"),
+    [
+        (Price(), Usage(100, 50, 10), 0),
+        (Price(input=3), Usage(input_tokens=2, cached_tokens=2), 6),
+        (Price(input=3, cached_input=0), Usage(input_tokens=2, cached_tokens=1), 3),
+        (Price(output=0.15), Usage(output_tokens=7), 2),
+    ],
+)
+def test_a_price_in_millionths_is_rounded_up(price: Price, usage: Usage, micros: int):
+    assert price.micros(usage) == micros
+
+
+async def test_a_budget_that_would_not_bear_it_stops_the_call_before_it_is_made():
+    class Spent(LocalCallLog):
+        async def begin(self, intent: CallIntent) -> RecordedCall | None:
+            raise BudgetExceeded("12 of 10 tokens")
+
+    inner = ScriptedModel([])
+    recorder = Recorder(Spent(), task())
+    model = RecordedModel(inner, recorder, "small", retry=RetryPolicy(3, 0.0, 0.0))
+    with pytest.raises(BudgetExceeded):
+        await text_of(model, ask("hello"))
+    run = Counter("x")
+    with pytest.raises(BudgetExceeded):
+        await RecordedTools(recorder).call("t", {}, run)
+    assert (inner.requests, run.runs) == ([], 0)
+    assert isinstance(recorder.verdict, BudgetExceeded)
+    assert recorder.unknown_call is None
+
+
+async def test_the_call_of_unknown_outcome_is_named_and_a_persons_word_settles_it():
+    log = LocalCallLog()
+    with pytest.raises(Killed):
+        await tools_of(log).call("send_mail", {}, Counter(Killed()), idempotent=False)
+    recorder = Recorder(log, task(2))
+    with pytest.raises(OutcomeUnknown):
+        await RecordedTools(recorder).call("send_mail", {}, Counter(), idempotent=False)
+    (call,) = log.calls(task().scope)
+    assert recorder.unknown_call == call.key
+
+    log.settle(task().scope, call.key, {"result": "sent by hand"})
+    run = Counter("sent")
+    assert await tools_of(log, 3).call("send_mail", {}, run, idempotent=False) == "sent by hand"
+    log.settle(task().scope, call.key, None)
+    assert await tools_of(log, 4).call("send_mail", {}, run, idempotent=False) == "sent"
+    assert run.runs == 1
+
+
+async def test_a_passing_error_of_a_tool_is_made_again_by_the_next_attempt_only():
+    class Busy(ToolError):
+        retryable = True
+
+    log = LocalCallLog()
+    run = Counter(Busy("busy"), "fine")
+    for attempt in (1, 1):
+        with pytest.raises(ToolError, match="busy"):
+            await RecordedTools(Recorder(log, task(attempt))).call("t", {}, run)
+    assert run.runs == 1
+    assert await tools_of(log, 2).call("t", {}, run) == "fine"
+
+
+async def test_a_loops_requests_are_told_by_what_each_adds():
+    turns, log = 40, LocalCallLog()
+    inner = ScriptedModel([ScriptedStep(text="go on")] * turns, context_window=10**6)
+    model = recorded(inner, log)
+    messages = [ChatMessage("system", "be brief " * 50)]
+    bodies, sizes = {}, []
+    for turn in range(turns):
+        messages.append(ChatMessage("user", f"turn {turn} " + "word " * 20))
+        request = ChatRequest(tuple(messages), model="small")
+        messages.append(ChatMessage("assistant", await text_of(model, request)))
+        call = log.calls(task().scope)[-1]
+        assert call.request is not None
+        bodies[call.key] = request_body(request)
+        sizes.append(len(str(call.request)))
+    kept = {call.key: call.request or {} for call in log.calls(task().scope)}
+    assert restore(kept) == bodies
+    assert max(sizes[1:]) < 1.2 * min(sizes[1:])
+
+
+async def test_what_the_agent_asked_besides_goes_along_with_the_next_outcome_once():
+    log = LocalCallLog()
+    recorder = Recorder(log, task())
+    model = RecordedModel(ScriptedModel([ScriptedStep(text="x")]), recorder, "small")
+    message = ChatMessage("user", "one two")
+    for _ in range(2):
+        await model.info()
+        assert await model.count_tokens((message,)) == 3
+    await RecordedTools(recorder).call("t", {}, Counter("x"))
+    await text_of(model, ask("hello"))
+    assert await model.count_tokens((message, message)) == 6
+    first, second = log.calls(task().scope)
+    assert first.notes == {
+        "info": {"small": to_json(await model.info())},
+        "counts": {messages_hash("small", (message,)): 3},
+    }
+    assert second.notes is None
+    assert recorder.take_notes() == {"counts": {messages_hash("small", (message, message)): 6}}
+    assert recorder.take_notes() is None

@@ -1,0 +1,1 @@
+"""What the ready graphs call between their prompts: small decisions that no model is trusted with."""
