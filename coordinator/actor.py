@@ -7,14 +7,18 @@ from typing import Any, TypeVar
 
 import ray
 
+from coordinator.forks import Fork
+from coordinator.news import Watch
 from coordinator.ray_runtime import RayRuntime
-from coordinator.service import CoordinatorService, Submission, Watch
-from coordinator.store.records import RunRecord, StepRecord
+from coordinator.service import CoordinatorService, Describe
+from coordinator.store.records import DecisionAction, RunRecord, StepCall, StepRecord
+from coordinator.submission import Submission
 from manta.clock import SystemClock
+from manta.config import Settings
 from manta.events import Event
 from manta.graph import Graph, Names
-from manta.ids import RunId, Tenant
-from manta.messages import CallIntent, CallOutcome, RecordedCall
+from manta.ids import RunId, StepKey, Tenant
+from manta.messages import Budget, CallIntent, CallOutcome, RecordedCall
 from manta.telemetry import configure_logging
 
 GROUPS = {"control": 64, "recording": 256, "watching": 4096}
@@ -31,11 +35,27 @@ class CoordinatorActor:
     """
 
     def __init__(
-        self, journal_url: str, runtime: RayRuntime, graphs: Mapping[str, Graph], names: Names, log_level: str
+        self,
+        name: str,
+        settings: Settings,
+        runtime: RayRuntime,
+        graphs: Mapping[str, Graph],
+        names: Names,
+        describe: Describe | None = None,
     ) -> None:
-        configure_logging(log_level)
-        owner = ray.get_runtime_context().get_actor_id() or "coordinator"
-        self._service = CoordinatorService(journal_url, runtime, graphs, names, SystemClock(), owner)
+        configure_logging(settings.log_level)
+        self._service = CoordinatorService(
+            settings.journal_url,
+            runtime,
+            graphs,
+            names,
+            SystemClock(),
+            name,
+            limits=settings.limits,
+            settings=settings.coordinator,
+            webhooks=settings.webhooks,
+            describe=describe,
+        )
         self._runtime = runtime
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="coordinator", daemon=True).start()
@@ -83,6 +103,43 @@ class CoordinatorActor:
     @ray.method(concurrency_group="control")
     async def cancel(self, tenant: Tenant, run: RunId) -> RunRecord:
         return await self._there(self._service.cancel(tenant, run))
+
+    @ray.method(concurrency_group="control")
+    async def delete(self, tenant: Tenant, run: RunId) -> None:
+        await self._there(self._service.delete(tenant, run))
+
+    @ray.method(concurrency_group="control")
+    async def decide(
+        self,
+        tenant: Tenant,
+        run: RunId,
+        step: StepKey | None,
+        action: DecisionAction,
+        value: Any = None,
+        comment: str = "",
+        by: str = "",
+    ) -> RunRecord:
+        return await self._there(self._service.decide(tenant, run, step, action, value, comment, by))
+
+    @ray.method(concurrency_group="control")
+    async def fork(self, tenant: Tenant, run: RunId, asked: Fork) -> RunRecord:
+        return await self._there(self._service.fork(tenant, run, asked))
+
+    @ray.method(concurrency_group="control")
+    async def resume(self, tenant: Tenant, run: RunId, budget: Budget | None) -> RunRecord:
+        return await self._there(self._service.resume(tenant, run, budget))
+
+    @ray.method(concurrency_group="control")
+    async def library(self, room: str, method: str, *arguments: Any) -> Any:
+        return await self._there(self._service.library(room, method, *arguments))
+
+    @ray.method(concurrency_group="control")
+    async def calls(self, tenant: Tenant, run: RunId, whole: bool) -> list[StepCall]:
+        return await self._there(self._service.calls(tenant, run, whole))
+
+    @ray.method(concurrency_group="control")
+    async def drain(self, grace_s: float = 30.0) -> None:
+        await self._there(self._service.drain(grace_s))
 
     @ray.method(concurrency_group="watching")
     async def wait(self, tenant: Tenant, run: RunId, timeout_s: float) -> RunRecord:

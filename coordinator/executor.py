@@ -1,345 +1,376 @@
-"""Drives one run to its end: asks the scheduler, dispatches tasks, journals what came of them."""
+"""Drives one run: asks the scheduler, journals what came about, dispatches what follows.
+
+Each time round of the loop is one commit: the results that have come in, and what starts because of them.
+So a step's result is durable before its successor is dispatched, at the cost of one flush a step.
+"""
 
 import asyncio
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
 
 import manta
-from agents.worker import WORKER
-from coordinator import scheduler
-from coordinator.retry import AGENT_LOST, Tries, delay_s, may_retry
-from coordinator.scheduler import Execution, Finished, Start
-from coordinator.store.journal import Journal
-from coordinator.store.records import (
-    Change,
-    EventDraft,
-    RunChange,
-    RunRecord,
-    RunStatus,
-    StepChange,
-    StepRecord,
-)
-from coordinator.watch import Watchers
-from manta.clock import Clock
-from manta.errors import MantaError, NotFound, RunCancelled, StepError, StepTimeout
+from coordinator import answers, endings
+from coordinator.alarms import Alarm
+from coordinator.keys import index_of, step_of
+from coordinator.retry import may_retry
+from coordinator.scheduler import Decision as Plan
+from coordinator.scheduler import Execution, Finished, Progress, Wait
+from coordinator.store.records import Change, EventDraft, RunChange, RunRecord, StepChange, StepRecord
+from coordinator.works import Surroundings, Work, Works
+from manta.errors import MantaError, RunCancelled, StepError, StepTimeout
 from manta.faults import reach
-from manta.graph import Graph, Step, parse_graph
-from manta.ids import RunId, StepId, StepKey
-from manta.messages import CallHints, CallScope, Task, TaskResult, Usage, to_json
-from manta.protocols import AgentRuntime
-from manta.telemetry import get_logger
+from manta.graph import Graph
+from manta.ids import StepId, StepKey
+from manta.messages import TaskResult, Usage, to_json
 
-LEASE_MARGIN_S = 5.0
-
-logger = get_logger("coordinator")
+Rest: TypeAlias = Literal["ended", "waiting", "released"]
+"""Why a run needs no executor any more: it is over, it waits for a person, another coordinator may have it."""
 
 
-@dataclass(slots=True)
-class _Ended:
-    """What a dispatched step execution came to, after its retries."""
-
-    start: Start
-    result: TaskResult
-    attempt: int
-    began: float
-
-
-@dataclass(slots=True)
 class RunExecutor:
-    """One claimed run. `execute` returns when the run has reached a terminal state in the journal."""
+    """One claimed run. `execute` returns when the run needs nobody for a while; see `Rest`.
 
-    record: RunRecord
-    journal: Journal
-    runtime: AgentRuntime
-    watchers: Watchers
-    clock: Clock
-    jitter: random.Random = field(default_factory=random.Random)
-    _executions: dict[StepKey, Execution] = field(default_factory=dict)
-    _running: dict[asyncio.Task[_Ended], Start] = field(default_factory=dict)
-    _cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    _spent: Usage = field(default_factory=Usage)
-    _steps_left: dict[str, int] = field(default_factory=dict)
+    `progress` is called from when on a step has got done, and that is durable.
+    """
+
+    def __init__(
+        self,
+        record: RunRecord,
+        graph: Graph,
+        around: Surroundings,
+        progress: Callable[[], None] | None = None,
+    ) -> None:
+        self.record = record
+        self._tell_of_progress = progress
+        self._got_on = False
+        self._graph = graph
+        self._journal = around.journal
+        self._watchers = around.watchers
+        self._clock = around.clock
+        self._alarms = around.alarms
+        self._news = asyncio.Event()
+        # A clock that is set makes no run end early or late: its time is counted from here.
+        self._ends = None if record.deadline is None else self._moment(record.deadline)
+        self._works = Works(record, around, self._news.set, self._ends)
+        self._progress: Progress
+        self._attempts: dict[StepKey, int] = {}
+        self._waiting: dict[StepKey, dict[str, Any]] = {}
+        self._expiries: dict[StepKey, float] = {}
+        # At work under an earlier claim, says the journal, and not begun under this one.
+        self._left: dict[StepKey, int] = {}
+        self._changes: list[Change] = []
+        self._own_alarms: list[Alarm] = []
+        self._spent = Usage()
+        self._cancelled = record.cancel_requested
+        self._draining = False
+        self._decided = False
 
     def cancel(self) -> None:
         """End the run as interrupted; the flag is already in the journal."""
-        self._cancelled.set()
+        self._cancelled = True
+        self._news.set()
+
+    def drain(self) -> None:
+        """Start nothing any more, and let go of the run when what is at work has ended."""
+        self._draining = True
+        self._news.set()
+
+    def decided(self) -> None:
+        """A person's decision on a step is in the journal, or the time for one is over."""
+        self._decided = True
+        self._news.set()
+
+    @property
+    def called(self) -> bool:
+        """Whether somebody wants something of it that it has not looked at."""
+        return self._cancelled or self._decided
 
     async def fail(self, error: MantaError) -> None:
         """End the run with an error that is not a step's."""
+        steps = await self._journal.steps(self.record.id)
+        open_ = [(step.key, step.attempt) for step in steps if step.state in ("started", "waiting")]
+        self._changes = endings.stopped(open_, error.message)
+        self._left.clear()
+        self._waiting.clear()
         await self._finish(Finished(error=error.to_json()))
 
-    async def execute(self) -> None:
-        graph = parse_graph(self.record.graph, f"run {self.record.id}")
-        steps = await self.journal.steps(self.record.id)
-        self._executions = {step.key: _as_execution(step) for step in steps}
-        self._spent = sum((step.usage for step in steps if step.state == "done"), Usage())
-        self._steps_left = scheduler.steps_left(graph)
-        await self._announce(graph)
-        if self.record.cancel_requested:
-            self._cancelled.set()
+    async def execute(self) -> Rest:
         try:
-            await self._drive(graph)
+            await self._take_up()
+            return await self._drive()
         finally:
-            await self._stop_running()
+            await self._works.stop_all()
+            for alarm in self._own_alarms:
+                alarm.cancel()
 
-    async def _drive(self, graph: Graph) -> None:
-        await self._restart(graph)
-        while True:
-            if self._cancelled.is_set():
-                return await self._finish_cancelled()
-            if self._deadline_passed():
-                return await self._finish(Finished(error=_deadline_error()), status="timeout")
-            decision = scheduler.decide(graph, self.record.input, self._executions)
-            if decision.finished is not None:
-                return await self._finish(decision.finished)
-            if decision.skips:
-                await self._skip(decision.skips)
-                continue
-            for start in decision.starts:
-                self._launch(start, 1)
-            await self._wait()
-
-    async def _announce(self, graph: Graph) -> None:
-        if await self.journal.events(self.record.id, limit=1):
-            await self._commit([EventDraft("run_resumed", data={"epoch": self.record.epoch})])
-            return
-        facts = {"graph": graph.name, "version": graph.version, "steps": [step.id for step in graph.steps]}
-        facts["manta"] = manta.__version__
-        await self._commit([EventDraft("run_started", data=facts)])
-
-    async def _restart(self, graph: Graph) -> None:
-        """Steps that were running when the last coordinator died run again; their recorded calls are replayed."""
-        for record in await self.journal.steps(self.record.id):
-            if record.state == "started":
-                start = Start(record.key, graph.step(record.step), record.index, record.input)
-                self._launch(start, record.attempt + 1)
-
-    def _launch(self, start: Start, attempt: int) -> None:
-        self._note(start, "started", attempt)
-        job = self._perform(start, attempt)
-        self._running[asyncio.create_task(job, name=f"{self.record.id}/{start.key}")] = start
-
-    def _started(self, start: Start, attempt: int) -> list[Change]:
-        agent = start.step.agent or WORKER
-        return [
-            StepChange(
-                start.key,
-                StepId(start.step.id),
-                start.index,
-                "started",
-                attempt,
-                agent=agent,
-                input=start.input,
-            ),
-            EventDraft("step_started", start.key, {"attempt": attempt, "agent": agent}),
-        ]
-
-    async def _perform(self, start: Start, attempt: int) -> _Ended:
-        """One step execution with its retries; returns its last result."""
-        tries = Tries()
-        while True:
-            try:
-                result, began = await self._in_slot(start, attempt)
-            except NotFound as error:
-                return _Ended(start, TaskResult(error=error.to_json()), attempt, self.clock.monotonic())
-            if result.error is None:
-                return _Ended(start, result, attempt, began)
-            tries.note(result.error)
-            if not may_retry(result.error, tries, start.step.retry):
-                return _Ended(start, result, attempt, began)
-            pause = delay_s(result.error, tries, start.step.retry, self.jitter)
-            facts = {"attempt": attempt, "error": result.error, "delay_s": round(pause, 3)}
-            await self._commit([EventDraft("step_retried", start.key, facts)])
-            await self.clock.sleep(pause)
-            attempt += 1
-
-    async def _in_slot(self, start: Start, attempt: int) -> tuple[TaskResult, float]:
-        """Start the attempt once the agent's pool has room, and run it; the time begins then."""
-        async with self.runtime.slot(start.step.agent or WORKER):
-            self._note(start, "started", attempt)
-            await self._commit(self._started(start, attempt))
-            reach("coordinator.step_started")
-            began = self.clock.monotonic()
-            return await self._attempt(start, attempt), began
-
-    async def _attempt(self, start: Start, attempt: int) -> TaskResult:
-        task = await self._task(start, attempt)
-        work = asyncio.ensure_future(self.runtime.perform(task))
-        alarm = asyncio.ensure_future(self.clock.sleep(self._seconds_allowed(start.step)))
-        try:
-            await asyncio.wait({work, alarm}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return self._outcome(work, task)
-            cause = f"step {start.key} took longer than {start.step.timeout_s:g} s"
-            return TaskResult(error=StepTimeout(cause, fix="raise timeout_s of the step").to_json())
-        finally:
-            # A step that is cancelled or late must not go on working: the runtime carries this to the agent.
-            for pending in (work, alarm):
-                pending.cancel()
-
-    async def _task(self, start: Start, attempt: int) -> Task:
+    async def _take_up(self) -> None:
         record = self.record
-        deadline = self.clock.now() + self._seconds_allowed(start.step)
-        scope = CallScope(
-            RunId(record.id), start.key, record.tenant, record.principal, attempt, record.epoch, deadline
-        )
-        spent = await self.journal.usage(record.id)
-        hints = CallHints(
-            run=RunId(record.id),
-            step=start.key,
-            epoch=record.epoch,
-            attained_tokens=spent.input_tokens + spent.output_tokens,
-            steps_left=self._steps_left[start.step.id],
-            # The lease outlasts the step a little, so that what is told of a late step is that it is late.
-            deadline=deadline + LEASE_MARGIN_S,
-        )
-        agent = start.step.agent or WORKER
-        options = (
-            {"call": start.step.call}
-            if start.step.call
-            else {"tool": start.step.tool}
-            if start.step.tool
-            else {}
-        )
-        return Task(scope, agent, start.input, hints=hints, options=options, spent=self._spent)
+        thread = None
+        if record.thread is not None:
+            thread = await answers.thread_scope(self._journal, record.tenant, record.thread)
+        self._progress = Progress(self._graph, record.input, thread=thread, overrides=record.overrides)
+        if record.epoch > 1 or record.forked_from is not None:
+            for step in await self._journal.steps(record.id):
+                self._recall(step)
+        if record.epoch > 1 and await self._journal.events(record.id, limit=1):
+            self._changes.append(EventDraft("run_resumed", data={"epoch": record.epoch}))
+        else:
+            self._changes.append(EventDraft("run_started", data=self._facts()))
+        if self._ends is not None:
+            self._ring_at(self._ends, self._news.set)
 
-    def _seconds_allowed(self, step: Step) -> float:
-        if self.record.deadline is None:
-            return step.timeout_s
-        return max(0.0, min(step.timeout_s, self.record.deadline - self.clock.now()))
+    def _recall(self, step: StepRecord) -> None:
+        """Steps that were at work when the last coordinator died run again; their recorded calls are replayed."""
+        self._spent += step.usage
+        self._works.used_before(step.key, step.usage)
+        if step.state in ("started", "waiting"):
+            self._attempts[step.key] = step.attempt
+        if step.waiting is not None and step.state == "waiting":
+            self._hold(step.key, step.waiting)
+            self._decided = True
+        if step.state == "started":
+            self._left[step.key] = step.attempt
+        else:
+            self._note(step.key, step.state, step.attempt, step.output, step.error)
 
-    def _deadline_passed(self) -> bool:
-        return self.record.deadline is not None and self.clock.now() >= self.record.deadline
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"graph": self._graph.name, "version": self._graph.version}
+        facts["steps"] = [step.id for step in self._graph.steps]
+        facts["manta"] = manta.__version__
+        if self.record.forked_from is not None:
+            facts["forked_from"] = self.record.forked_from
+        return facts
 
-    async def _wait(self) -> None:
-        """Until a step ends or the run is cancelled; journals every step that ended, together."""
-        cancelled = asyncio.ensure_future(self._cancelled.wait())
-        try:
-            await asyncio.wait({*self._running, cancelled}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            cancelled.cancel()
-        changes: list[Change] = []
-        for job in [job for job in self._running if job.done()]:
-            del self._running[job]
-            changes += self._ended(job.result())
-        if changes:
-            await self._commit(changes)
-            reach("coordinator.step_done")
+    async def _drive(self) -> Rest:
+        while True:
+            self._news.clear()
+            if self._cancelled:
+                return await self._finish_cancelled()
+            if self._ends is not None and self._clock.monotonic() >= self._ends:
+                error = StepTimeout("the run's deadline passed", fix="give it more time")
+                return await self._finish(Finished(error=error.to_json()), late=True)
+            if self._decided:
+                await self._take_decisions()
+            ended = self._works.ended()
+            for work in ended:
+                self._judge(work)
+            finished = self._advance()
+            if finished is not None:
+                return await self._finish(finished)
+            started = self._started()
+            if self._changes:
+                await self._commit()
+                reach("coordinator.step_done" if ended else "coordinator.step_started")
+                if self._got_on and self._tell_of_progress is not None:
+                    self._tell_of_progress()
+            for work in started:
+                self._works.dispatch(work, self._spent)
+            if not len(self._works) and not self._news.is_set():
+                return await self._come_to_rest()
+            await self._news.wait()
 
-    def _ended(self, ended: _Ended) -> list[Change]:
-        start, result, step = ended.start, ended.result, ended.start.step
-        state: scheduler.State = "done" if result.error is None else "failed"
-        self._note(start, state, ended.attempt, result)
+    async def _come_to_rest(self) -> Rest:
+        if self._draining:
+            return "released"
+        if not self._waiting:
+            # The scheduler neither starts nor ends anything: a defect, and the run must not hang for ever.
+            raise StepError("the run cannot go on: no step is at work and none can start")
+        await self._park()
+        return "waiting"
+
+    def _advance(self) -> Finished | None:
+        """Begin what the scheduler lets begin; what needs no agent is settled on the way."""
+        while True:
+            plan = self._progress.decide()
+            for key in plan.abandoned:
+                self._abandon(key)
+            if plan.finished is not None:
+                return plan.finished
+            if not self._settle(plan):
+                break
+        if not self._draining:
+            for start in plan.starts:
+                self._note(start.key, "started", 1)
+                self._works.begin(start, self._attempts.pop(start.key, 0) + 1)
+        return None
+
+    def _settle(self, plan: Plan) -> bool:
+        """Skips, routes and questions to people need no agent. Whether there were any."""
+        for skip in plan.skips:
+            self._note(skip.key, "skipped", 1)
+            self._tell("step_skipped", StepChange(skip.key, step_of(skip.key), None, "skipped", 1))
+        for settled in plan.settles:
+            self._conclude(settled.key, 1, TaskResult(settled.output, settled.error))
+        for wait in plan.waits:
+            self._ask(wait)
+        return bool(plan.skips or plan.settles or plan.waits)
+
+    def _ask(self, wait: Wait) -> None:
+        waiting = answers.waiting(wait.waiting, self._clock.now())
+        self._hold(wait.key, waiting)
+        self._note(wait.key, "waiting", 1)
+        change = StepChange(wait.key, step_of(wait.key), None, "waiting", 1, waiting=waiting)
+        self._tell("step_waiting", change, waiting)
+
+    def _hold(self, key: StepKey, waiting: dict[str, Any]) -> None:
+        self._waiting[key] = waiting
+        if waiting.get("expires_at") is not None:
+            self._expiries[key] = self._moment(float(waiting["expires_at"]))
+            self._ring_at(self._expiries[key], self.decided)
+
+    def _started(self) -> list[Work]:
+        """Those that have a place, as changes; they are dispatched once these are durable."""
+        placed = self._works.placed()
+        if placed:
+            reach("coordinator.place_got")
+        for work in placed:
+            work.journaled = True
+            self._left.pop(work.key, None)
+            change = self._step_change(work, "started")
+            self._tell("step_started", change, {"attempt": work.attempt, "agent": work.agent})
+        return placed
+
+    def _judge(self, work: Work) -> None:
+        """A try is over: try again, ask a person, or take it as the step's end."""
+        result = work.result
+        assert result is not None
+        if result.error is not None:
+            work.tries.note(result.error)
+            if may_retry(result.error, work.tries, work.start.step.retry):
+                attempt = work.attempt
+                facts = {"attempt": attempt, "error": result.error}
+                facts["delay_s"] = round(self._works.again(work), 3)
+                self._changes.append(EventDraft("step_retried", work.key, facts))
+                reach("coordinator.step_retried")
+                return
+        self._works.finished(work)
+        usage = replace(result.usage, milliseconds=round(work.worked_s * 1000))
+        result = replace(result, usage=usage)
+        if result.unknown_call is not None:
+            self._ask_about_call(work, result)
+        else:
+            self._conclude(work.key, work.attempt, result, work)
+
+    def _ask_about_call(self, work: Work, result: TaskResult) -> None:
+        waiting = answers.unknown_call(result)
+        self._hold(work.key, waiting)
+        self._attempts[work.key] = work.attempt
+        self._note(work.key, "waiting", work.attempt)
+        change = replace(self._step_change(work, "waiting"), usage=result.usage, waiting=waiting)
+        self._tell("step_waiting", change, waiting)
+
+    def _conclude(self, key: StepKey, attempt: int, result: TaskResult, work: Work | None = None) -> None:
+        """A step execution has come to its end, done or failed."""
+        state: Literal["done", "failed"] = "done" if result.error is None else "failed"
+        self._attempts.pop(key, None)
+        self._note(key, state, attempt, result.output, result.error)
+        self._left.pop(key, None)
+        self._got_on = self._got_on or state == "done"
         self._spent += result.usage
-        change = StepChange(
-            start.key,
-            StepId(step.id),
-            start.index,
-            state,
-            ended.attempt,
-            agent=step.agent or WORKER,
-            input=start.input,
+        blank = StepChange(key, step_of(key), index_of(key), state, attempt)
+        change = replace(
+            blank if work is None else self._step_change(work, state),
             output=result.output,
             error=result.error,
             usage=result.usage,
+            notes=result.notes,
         )
         if result.error is not None:
-            return [change, EventDraft("step_failed", start.key, {"error": result.error})]
-        seconds = round(self.clock.monotonic() - ended.began, 3)
-        return [
-            change,
-            EventDraft("step_done", start.key, {"usage": to_json(result.usage), "seconds": seconds}),
+            self._tell("step_failed", change, {"error": result.error})
+        else:
+            seconds = result.usage.milliseconds / 1000
+            self._tell("step_done", change, {"usage": to_json(result.usage), "seconds": seconds})
+
+    async def _take_decisions(self) -> None:
+        self._decided = False
+        for decision in await self._journal.decisions(self.record.id):
+            waiting = self._waiting.pop(decision.step, None)
+            self._expiries.pop(decision.step, None)
+            taken = answers.take(decision, waiting)
+            self._changes += taken.changes
+            if taken.result is not None:
+                self._conclude(decision.step, self._attempts.get(decision.step, 1), taken.result)
+            elif waiting is not None:
+                self._progress.forget(decision.step)
+        for key in answers.expired(self._expiries, self._clock.monotonic()):
+            del self._expiries[key]
+            if key in self._waiting:
+                self._conclude(key, self._attempts.get(key, 1), answers.timed_out(self._waiting.pop(key)))
+        reach("coordinator.decision_taken")
+
+    async def _park(self) -> None:
+        """Nothing can happen without a person: the run leaves this process."""
+        ends = [float(w["expires_at"]) for w in self._waiting.values() if w.get("expires_at") is not None]
+        if self.record.deadline is not None:
+            ends.append(self.record.deadline)
+        self._changes += [
+            EventDraft("run_waiting", data={"steps": sorted(self._waiting)}),
+            RunChange("waiting", reason="waiting", wake_at=min(ends, default=None)),
         ]
+        await self._commit()
+        reach("coordinator.parked")
 
-    async def _skip(self, skips: Sequence[scheduler.Skip]) -> None:
-        changes: list[Change] = []
-        for skip in skips:
-            self._executions[skip.key] = Execution(skip.key, StepId(skip.step.id), None, "skipped")
-            changes += [
-                StepChange(skip.key, StepId(skip.step.id), None, "skipped", 1),
-                EventDraft("step_skipped", skip.key),
-            ]
-        await self._commit(changes)
+    def _abandon(self, key: StepKey) -> None:
+        """What is around this execution has ended: nobody waits for it any more."""
+        self._waiting.pop(key, None)
+        work = self._works.stop(key, RunCancelled("stopped"))
+        error = RunCancelled("stopped: the step around it has ended").to_json()
+        before = self._attempts.pop(key, 1)
+        attempt = work.attempt if work is not None else before
+        self._note(key, "failed", attempt, error=error)
+        if work is None or work.journaled or self._left.pop(key, None) is not None:
+            change = StepChange(key, step_of(key), index_of(key), "failed", attempt, error=error)
+            self._tell("step_failed", change, {"error": error})
 
-    async def _finish(self, finished: Finished, status: RunStatus = "error") -> None:
+    async def _finish(self, finished: Finished, *, late: bool = False) -> Rest:
         error = finished.error
-        stopped = await self._stop_running(error)
-        reach("coordinator.before_finish")
-        usage = await self.journal.usage(self.record.id)
         if error is None:
-            end = EventDraft("run_done", data={"usage": to_json(usage)})
-            await self._commit([RunChange("success", output=finished.output, usage=usage), end])
-            return
-        reason = "deadline" if status == "timeout" else error["code"]
-        change = RunChange(status, reason=reason, error=error, usage=usage)
-        await self._commit([*stopped, change, EventDraft("run_failed", data={"error": error})])
+            self._changes += endings.stopped(self._left.items(), "it was not needed any more")
+            self._changes += endings.success(self.record, finished.output, self._spent)
+        else:
+            await self._stop_all(str(error["message"]))
+            self._changes += endings.failure(error, late=late)
+        reach("coordinator.before_finish")
+        await self._commit()
+        reach("coordinator.run_ended")
+        return "ended"
 
-    async def _finish_cancelled(self) -> None:
-        stopped = await self._stop_running(RunCancelled("the run was cancelled").to_json())
-        usage = await self.journal.usage(self.record.id)
-        change = RunChange("interrupted", reason="cancelled", usage=usage)
-        await self._commit([*stopped, change, EventDraft("run_cancelled")])
+    async def _finish_cancelled(self) -> Rest:
+        await self._stop_all("the run was cancelled")
+        self._changes += endings.cancelled()
+        reach("coordinator.before_finish")
+        await self._commit()
+        reach("coordinator.run_ended")
+        return "ended"
 
-    async def _stop_running(self, error: dict[str, Any] | None = None) -> list[Change]:
-        """Stop every step that still runs; returns what the journal is to say of those it knows as started."""
-        jobs = list(self._running)
-        self._running.clear()
-        for job in jobs:
-            job.cancel()
-        for outcome in await asyncio.gather(*jobs, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                logger.info("a step was stopped: %s", outcome)
-        if not jobs or error is None:
-            return []
-        reason = RunCancelled(f"stopped with its run: {error['message']}").to_json()
-        return [
-            StepChange(
-                step.key, step.step, step.index, "failed", step.attempt, agent=step.agent, error=reason
-            )
-            for step in await self.journal.steps(self.record.id)
-            if step.state == "started"
-        ]
+    async def _stop_all(self, cause: str) -> None:
+        """Stop every step that still runs; the journal is to say so of those it knows of."""
+        works = await self._works.stop_all()
+        known = dict(self._left)
+        known |= {work.key: work.attempt for work in works if work.journaled}
+        known |= {key: self._attempts.get(key, 1) for key in self._waiting}
+        self._changes += endings.stopped(known.items(), cause)
 
-    def _outcome(self, work: "asyncio.Future[TaskResult]", task: Task) -> TaskResult:
-        """The task's result. An error of the runtime is the step's; one that came at the deadline is that."""
-        try:
-            result = work.result()
-        except MantaError as error:
-            result = TaskResult(error=error.to_json())
-        except asyncio.CancelledError:
-            result = TaskResult(
-                error=StepError("the task was cancelled by its agent", code=AGENT_LOST).to_json()
-            )
-        except Exception as error:
-            logger.exception("a task failed outside its agent")
-            cause = f"{type(error).__name__}: {error}"
-            result = TaskResult(error=StepError(cause, fix="see the logs").to_json())
-        late = task.scope.deadline is not None and self.clock.now() >= task.scope.deadline
-        if result.error is not None and result.error["code"] == RunCancelled.code and late:
-            cause = f"step {task.scope.step} was not done by its deadline"
-            timeout = StepTimeout(cause, fix="give it more time")
-            return TaskResult(error=timeout.to_json(), usage=result.usage)
-        return result
+    async def _commit(self) -> None:
+        changes, self._changes = self._changes, []
+        self._watchers.publish(await self._journal.commit(self.record.id, self.record.epoch, changes))
 
-    async def _commit(self, changes: Sequence[Change]) -> None:
-        self.watchers.publish(await self.journal.commit(self.record.id, self.record.epoch, changes))
+    def _moment(self, at: float) -> float:
+        """A time of day as a moment of the monotonic clock; one that has passed is now."""
+        return self._clock.monotonic() + max(0.0, at - self._clock.now())
 
-    def _note(
-        self, start: Start, state: scheduler.State, attempt: int, result: TaskResult | None = None
-    ) -> None:
-        output, error = (result.output, result.error) if result is not None else (None, None)
-        self._executions[start.key] = Execution(
-            start.key, StepId(start.step.id), start.index, state, attempt, output, error
+    def _ring_at(self, moment: float, call: Callable[[], None]) -> None:
+        self._own_alarms.append(self._alarms.at(moment, call))
+
+    def _step_change(self, work: Work, state: Any) -> StepChange:
+        start = work.start
+        return StepChange(
+            start.key, start.step.id, start.index, state, work.attempt, agent=work.agent, input=start.input
         )
 
+    def _tell(self, event: Any, change: StepChange, data: Mapping[str, Any] | None = None) -> None:
+        self._changes += [change, EventDraft(event, change.key, dict(data or {}))]
 
-def _as_execution(step: StepRecord) -> Execution:
-    return Execution(
-        step.key, StepId(step.step), step.index, step.state, step.attempt, step.output, step.error
-    )
-
-
-def _deadline_error() -> dict[str, Any]:
-    return StepTimeout("the run's deadline passed", fix="give the run more time").to_json()
+    def _note(self, key: StepKey, state: Any, attempt: int, output: Any = None, error: Any = None) -> None:
+        self._progress.note(Execution(key, StepId(step_of(key)), state, attempt, output, error))

@@ -1,26 +1,32 @@
 """Pools of agent actors: detached and named, so that a coordinator that restarts finds them again."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+import uuid
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import ray
 import ray.exceptions
 
-from agents.actor import AgentActor, Hosting
+from agents.actor import AgentActor
+from agents.hosting import Hosting
+from agents.places import HeldPlace, Places
 from agents.worker import WORKER
+from agents.workload import Results, TaskId
+from coordinator.dispatch import Member
 from coordinator.retry import AGENT_LOST
 from manta.clock import SystemClock
 from manta.config import AgentSettings
 from manta.errors import NotFound, Unavailable
+from manta.ids import RunId, StepKey
 from manta.messages import Task, TaskResult
 from manta.patience import while_unavailable
-from manta.telemetry import get_logger
 from tools.ray_calls import NAMESPACE, unwrap
 
-logger = get_logger("coordinator")
+CALLS_AT_ONCE = 128
+"""Of one actor: a call that waits for each coordinator, and short ones."""
+
+T = TypeVar("T")
 
 
 def member_names(agents: Mapping[str, AgentSettings]) -> list[str]:
@@ -32,105 +38,121 @@ def _actor_name(member: str) -> str:
     return f"manta-agent-{member}"
 
 
+class _Pool:
+    """The members of one agent's pool, and as many places as their actors work on at once.
+
+    So a cancel never queues behind tasks at an actor.
+    """
+
+    def __init__(self, name: str, hosting: Hosting, client: str) -> None:
+        settings = hosting.agents[name]
+        self.places = Places(settings.size * settings.concurrency)
+        self.members = [
+            Member(_RayLink(f"{name}-{index}", name, hosting, client)) for index in range(settings.size)
+        ]
+
+    def least_busy(self) -> Member:
+        return min(self.members, key=lambda member: (member.lost, member.busy))
+
+
 class RayRuntime:
     """Hands each task to the least busy actor of its agent's pool. Picklable: actors are made on first use."""
 
     def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
-        self._agents = dict(hosting.agents)
-        self._handles: dict[str, Any] = {}
-        self._busy: Counter[str] = Counter()
-        self._lost: set[str] = set()
-        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._pools: dict[str, _Pool] = {}
+        self._client = ""
 
-    @asynccontextmanager
-    async def slot(self, agent: str) -> AsyncIterator[None]:
-        """As many at once as the pool's actors work on; so a cancel never queues behind tasks at an actor."""
-        settings = self._settings(agent)
-        slots = self._slots.setdefault(agent, asyncio.Semaphore(settings.size * settings.concurrency))
-        async with slots:
-            yield
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Each process is a client of its own to the actors.
+        return RayRuntime, (self._hosting,)
 
-    def _settings(self, agent: str) -> AgentSettings:
-        if agent not in self._agents:
-            raise NotFound(f"there is no agent {agent!r}", fix="add it under agents in manta.yaml")
-        return self._agents[agent]
+    def try_place(self, agent: str) -> HeldPlace | None:
+        return self._pool(agent).places.try_take()
+
+    async def place(self, agent: str, priority: int = 0) -> HeldPlace:
+        return await self._pool(agent).places.take(priority)
 
     async def perform(self, task: Task) -> TaskResult:
-        settings = self._settings(task.agent)
-        member = self._least_busy(task.agent, settings.size)
-        self._busy[member] += 1
-        try:
-            return await self._perform_on(member, settings, task)
-        finally:
-            self._busy[member] -= 1
-
-    async def _perform_on(self, member: str, settings: AgentSettings, task: Task) -> TaskResult:
-        handle = await self._actor(member, task.agent, settings)
-        if member in self._lost:
-            await self._until_back(member, handle)
-        try:
-            result: TaskResult = await handle.perform.remote(task)
-            return result
-        except asyncio.CancelledError:
-            # Cancelling the wait does not reach the actor by itself.
-            handle.cancel.remote(task.scope.run, task.scope.step)
-            raise
-        except ray.exceptions.RayTaskError as error:
-            raise unwrap(error) from None
-        except ray.exceptions.RayError as error:
-            # The actor died, or the result was lost with the node it lay on.
-            self._handles.pop(member, None)
-            self._lost.add(member)
-            cause = " ".join(str(error).split())[:200]
-            raise Unavailable(
-                f"the actor {member} died: {cause}", fix="it is replaced", code=AGENT_LOST
-            ) from None
-
-    async def _until_back(self, member: str, handle: Any) -> None:
-        """Ray restarts a dead actor within seconds; a task sent before that would only cost an attempt."""
-
-        async def ping() -> None:
-            try:
-                await handle.ping.remote()
-            except ray.exceptions.RayActorError as error:
-                raise Unavailable(f"the actor {member} is not back: {error}", code=AGENT_LOST) from None
-
-        await while_unavailable(ping, SystemClock())
-        self._lost.discard(member)
+        return await self._pool(task.agent).least_busy().perform(task)
 
     async def prewarm(self) -> None:
         """Start every pool but the worker's, which most graphs never use."""
-        pools = [(name, settings) for name, settings in self._agents.items() if name != WORKER]
-        members = [
-            self._actor(f"{name}-{index}", name, settings)
-            for name, settings in pools
-            for index in range(settings.size)
-        ]
-        handles = await asyncio.gather(*members)
-        await asyncio.gather(*(handle.ping.remote() for handle in handles))
+        pools = [self._pool(name) for name in self._hosting.agents if name != WORKER]
+        await asyncio.gather(*(member.open() for pool in pools for member in pool.members))
 
-    def _least_busy(self, agent: str, size: int) -> str:
-        members = (f"{agent}-{index}" for index in range(size))
-        return min(members, key=lambda member: (member in self._lost, self._busy[member]))
+    def _pool(self, agent: str) -> _Pool:
+        pool = self._pools.get(agent)
+        if pool is not None:
+            return pool
+        if agent not in self._hosting.agents:
+            raise NotFound(f"there is no agent {agent!r}", fix="add it under agents in manta.yaml")
+        self._client = self._client or uuid.uuid4().hex
+        self._pools[agent] = _Pool(agent, self._hosting, self._client)
+        return self._pools[agent]
 
-    async def _actor(self, member: str, agent: str, settings: AgentSettings) -> Any:
-        if member not in self._handles:
+
+class _RayLink:
+    """A `Link` to a named actor, which is made where it does not exist."""
+
+    def __init__(self, member: str, agent: str, hosting: Hosting, client: str) -> None:
+        self._member = member
+        self._agent = agent
+        self._hosting = hosting
+        self._client = client
+        self._handle: Any = None
+
+    async def open(self) -> None:
+        """Ray restarts a dead actor within seconds; this waits for it."""
+
+        async def answers() -> None:
             # Naming an actor is a blocking call to Ray's control service.
-            self._handles[member] = await asyncio.to_thread(self._create, member, agent, settings)
-        return self._handles[member]
+            self._handle = await asyncio.to_thread(self._create)
+            await self._answer(self._handle.ping.remote())
 
-    def _create(self, member: str, agent: str, settings: AgentSettings) -> Any:
+        await while_unavailable(answers, SystemClock())
+
+    async def take(self, tasks: Sequence[Task]) -> None:
+        await self._answer(self._handle.take.remote(self._client, tasks))
+
+    async def collect(self, fetched: Sequence[TaskId], tasks: Sequence[Task]) -> Results:
+        results: Results = await self._answer(self._handle.collect.remote(self._client, fetched, tasks))
+        return results
+
+    def cancel(self, run: RunId, step: StepKey) -> None:
+        self._handle.cancel.remote(run, step)
+
+    async def _answer(self, reference: Awaitable[T]) -> T:
+        try:
+            return await reference
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # The actor's end also shows as a cancelled call.
+            raise self._died(error) from None
+        except ray.exceptions.RayTaskError as error:
+            raise unwrap(error) from None
+        except ray.exceptions.RayError as error:
+            # The actor died, or the answer was lost with the node it lay on.
+            raise self._died(error) from None
+
+    def _died(self, error: BaseException) -> Unavailable:
+        cause = " ".join(str(error).split())[:200]
+        return Unavailable(f"the actor {self._member} died: {cause}", fix="it is replaced", code=AGENT_LOST)
+
+    def _create(self) -> Any:
+        settings = self._hosting.agents[self._agent]
         actor_class: Any = ray.remote(AgentActor)
         return actor_class.options(
-            name=_actor_name(member),
+            name=_actor_name(self._member),
             namespace=NAMESPACE,
             lifetime="detached",
             get_if_exists=True,
             max_restarts=-1,
             max_task_retries=0,
-            max_concurrency=settings.concurrency + 64,
+            max_concurrency=CALLS_AT_ONCE,
             num_cpus=settings.num_cpus,
             num_gpus=settings.num_gpus,
             resources=settings.resources or None,
-        ).remote(agent, self._hosting)
+        ).remote(self._agent, self._hosting)

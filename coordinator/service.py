@@ -1,74 +1,61 @@
-"""The coordinator without Ray: accepts runs, keeps one executor per live run, answers about all of them."""
+"""The coordinator without Ray: accepts runs, answers about all of them, and hands those that can go to `LiveRuns`."""
 
 import asyncio
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
-import jsonschema
-
-from coordinator.executor import RunExecutor
+from coordinator.alarms import Alarms
+from coordinator.chores import Chores
+from coordinator.forks import Fork, fork_of, kept
+from coordinator.live_runs import OPEN_RETRY_S, LiveRuns
+from coordinator.news import News, Watch
 from coordinator.store.journal import Journal
-from coordinator.store.records import TERMINAL_STATUSES, NewRun, RunRecord, StepRecord
+from coordinator.store.records import (
+    DecisionAction,
+    NewRun,
+    RunBrief,
+    RunRecord,
+    StepRecord,
+)
+from coordinator.submission import Submission, brief_of, check_input
+from coordinator.vigil import Vigil
 from coordinator.watch import Watchers
+from coordinator.webhook_post import check_url
+from coordinator.works import Surroundings
 from manta.clock import Clock
+from manta.config import CoordinatorSettings, LimitSettings, WebhookSettings
 from manta.errors import (
     Conflict,
     CoordinatorUnavailable,
     InvalidInput,
     MantaError,
     NotFound,
-    StaleEpoch,
-    StepError,
-    StorageUnavailable,
+    Overloaded,
+    Unavailable,
 )
-from manta.events import TERMINAL_EVENTS, Event
+from manta.events import Event
 from manta.faults import reach
-from manta.graph import Graph, Names, check_names
-from manta.ids import RunId, Tenant, new_run_id
-from manta.messages import CallIntent, CallOutcome, RecordedCall, to_json
+from manta.graph import Graph, Names, check_names, parse_graph
+from manta.ids import RunId, StepKey, Tenant, new_run_id
+from manta.messages import Budget, CallIntent, CallOutcome, RecordedCall, to_json
 from manta.protocols import AgentRuntime
 from manta.telemetry import get_logger
 
-OPEN_RETRY_S = 1.0
-ELSEWHERE_S = 0.5
-NO_CURSOR = 1 << 60
-"""A cursor that no token is newer than."""
+LIBRARY = ("threads", "items", "schedules", "feedback")
+"""Rooms of the journal whose methods callers use as they are."""
 
 logger = get_logger("coordinator")
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What a caller asks for. `timeout_s` becomes the run's deadline."""
-
-    graph: str
-    input: Any
-    tenant: Tenant
-    principal: str = "local"
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    idempotency_key: str | None = None
-    timeout_s: float | None = None
-
-    def fingerprint(self) -> str:
-        """Equal for equal requests: what an idempotency key is checked against."""
-        content = [self.graph, to_json(self.input), to_json(self.metadata)]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """An answer to a watcher: what is new, and the cursor to ask with next. `over`: nothing more will come."""
-
-    events: tuple[Event, ...]
-    cursor: int
-    over: bool
+Describe: TypeAlias = Callable[[RunRecord, Sequence[StepRecord]], dict[str, Any]]
 
 
 class CoordinatorService:
-    """One per journal owner. Nothing here may fail at construction; `start` is called again until it works."""
+    """Nothing here may fail at construction; opening the journal is tried again until it works.
+
+    `name` is stable over restarts: a coordinator takes up at once what it drove before. `describe` is how a
+    webhook tells of a run.
+    """
 
     def __init__(
         self,
@@ -77,20 +64,32 @@ class CoordinatorService:
         graphs: Mapping[str, Graph],
         names: Names,
         clock: Clock,
-        owner: str,
+        name: str,
+        *,
+        limits: LimitSettings | None = None,
+        settings: CoordinatorSettings | None = None,
+        webhooks: WebhookSettings | None = None,
+        describe: Describe | None = None,
     ) -> None:
         self._url = journal_url
         self._runtime = runtime
         self._graphs = dict(graphs)
         self._names = names
         self._clock = clock
-        self._owner = owner
-        self._journal: Journal | None = None
+        self._name = name
+        self._limits = limits or LimitSettings()
+        self._settings = settings or CoordinatorSettings()
+        self._webhooks = webhooks or WebhookSettings()
+        self._describe = describe or _plain
         self._watchers = Watchers()
-        self._live: dict[RunId, RunExecutor] = {}
-        self._jobs: dict[RunId, asyncio.Task[None]] = {}
+        self._alarms = Alarms(clock)
+        self._journal: Journal | None = None
+        self._live: LiveRuns | None = None
         self._trouble = ""
         self._starting: asyncio.Task[None] | None = None
+        self._vigil: asyncio.Task[None] | None = None
+        self._chores: Chores | None = None
+        self._draining = False
 
     @property
     def journal(self) -> Journal:
@@ -100,43 +99,84 @@ class CoordinatorService:
             )
         return self._journal
 
+    @property
+    def live(self) -> LiveRuns:
+        if self._live is None:
+            raise CoordinatorUnavailable("the coordinator is still starting", fix="try again in a moment")
+        return self._live
+
     def ensure_started(self) -> None:
         """Open the journal and take up unfinished runs, in the background, until it works."""
         if self._starting is None:
-            self._starting = asyncio.create_task(self._start())
+            self._starting = asyncio.create_task(self._start(), name="coordinator start")
 
     async def started(self) -> None:
         self.ensure_started()
         assert self._starting is not None
-        await asyncio.shield(self._starting)
+        if not self._starting.done():
+            await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
         while True:
             try:
                 if self._journal is None:
                     self._journal = await Journal.open(self._url, self._clock)
-                unfinished = await self._journal.unfinished()
+                await self._take_up(self._journal)
                 break
             except MantaError as error:
                 self._trouble = str(error)
                 logger.warning("%s; trying again", error)
                 await self._clock.sleep(OPEN_RETRY_S)
         self._trouble = ""
-        for record in unfinished:
-            logger.info("taking up run %s", record.id)
-            self._launch(record)
+
+    async def _take_up(self, journal: Journal) -> None:
+        around = Surroundings(journal, self._runtime, self._watchers, self._clock, self._alarms, self._name)
+        await journal.renew(self._name, self._clock.now() + self._settings.lease_s)
+        chores = Chores(journal, self.submit, self._webhook_body, self._webhooks, self._clock)
+
+        def ended(run: RunId) -> None:
+            self._watchers.close(run)
+            chores.run_ended()
+
+        live = LiveRuns(around, self._limits, ended)
+        vigil = Vigil(journal, live, self._clock, self._name, self._settings.lease_s)
+        await vigil.look_at_all()
+        self._live = live
+        self._vigil = asyncio.create_task(vigil.keep(), name="vigil")
+        self._chores = chores
+        chores.start()
+
+    async def _webhook_body(self, tenant: Tenant, run: RunId) -> Any:
+        return self._describe(*await self.get(tenant, run))
+
+    async def drain(self, grace_s: float = 30.0) -> None:
+        """Accept and start nothing more, let what is at work end, and leave the rest to other coordinators."""
+        self._draining = True
+        await self.live.drain(grace_s)
+        await self.journal.release(self._name)
 
     async def close(self) -> None:
-        jobs = list(self._jobs.values())
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        if self._vigil is not None:
+            self._vigil.cancel()
+        if self._chores is not None:
+            await self._chores.close()
+        if self._live is not None:
+            await self._live.close()
+        self._alarms.close()
         if self._journal is not None:
             await self._journal.close()
 
     def health(self) -> dict[str, Any]:
         started = self._starting is not None and self._starting.done()
-        return {"journal": started, "trouble": self._trouble, "live_runs": len(self._jobs)}
+        counts = self._live.counts if self._live is not None else {"active": 0, "queued": 0}
+        flushes = self._journal.flushes if self._journal is not None else 0
+        return {
+            "journal": started,
+            "trouble": self._trouble,
+            "draining": self._draining,
+            "flushes": flushes,
+            **counts,
+        }
 
     def graphs(self) -> list[Graph]:
         return list(self._graphs.values())
@@ -145,80 +185,49 @@ class CoordinatorService:
         """Accept a run: it is durable when this returns.
 
         Raises:
-            NotFound: no such graph. InvalidInput: the input does not fit the graph's schema.
-            IdempotencyConflict: the key was used with another body.
+            NotFound: no such graph or thread. InvalidInput: the input does not fit the graph's schema.
+            IdempotencyConflict: the key was used with another body. Conflict: the thread is busy.
+            Overloaded: too many runs wait. Unavailable: the coordinator is being stopped.
         """
-        graph = self._graphs.get(submission.graph)
+        graph = self._graph(submission.graph)
+        check_names(graph, self._names)
+        check_input(graph, submission.input)
+        if submission.webhook is not None:
+            check_url(submission.webhook)
+        new = submission.new_run(new_run_id(), graph, self._clock.now())
+        return await self._create(new, graph)
+
+    def _graph(self, name: str) -> Graph:
+        graph = self._graphs.get(name)
         if graph is None:
             there = ", ".join(sorted(self._graphs))
-            raise NotFound(
-                f"there is no graph {submission.graph!r}", fix=f"one of: {there}", code="unknown_graph"
-            )
-        check_names(graph, self._names)
-        _check_input(graph, submission.input)
-        now = self._clock.now()
-        new = NewRun(
-            id=new_run_id(),
-            tenant=submission.tenant,
-            principal=submission.principal,
-            graph_name=graph.name,
-            graph_version=graph.version,
-            graph=graph.model_dump(mode="json"),
-            input=submission.input,
-            metadata=dict(submission.metadata),
-            idempotency_key=submission.idempotency_key,
-            body_hash=submission.fingerprint(),
-            deadline=None if submission.timeout_s is None else now + submission.timeout_s,
-        )
-        record, _ = await self.journal.create_run(new)
-        reach("coordinator.run_created")
+            raise NotFound(f"there is no graph {name!r}", fix=f"one of: {there}", code="unknown_graph")
+        return graph
+
+    async def _create(self, new: NewRun, graph: Graph) -> RunRecord:
+        if self._draining:
+            raise Unavailable("the coordinator is being stopped", fix="send it again", code="draining")
+        if self.live.overloaded:
+            raise Overloaded(f"{self._limits.queued_runs} runs wait already", fix="send it again later")
+        brief = brief_of(new, graph.max_active)
+        at_once = self.live.reserve(brief)
+        try:
+            record, created = await self.journal.create_run(new, self._name if at_once else None)
+        except BaseException:
+            if at_once:
+                self.live.give_up(new.id)
+            raise
+        reach("coordinator.run_created" if record.status == "running" else "coordinator.run_queued")
+        if at_once and created and record.status == "running":
+            self.live.start(brief, record)
+            return record
+        if at_once:
+            # It was there already, or its thread is busy elsewhere.
+            self.live.give_up(new.id)
         # Also one that was there: its creation may have been answered with an error although it was written.
         if record.status == "pending":
-            self._launch(record)
+            self.live.offer(_brief(record, graph.max_active))
         return record
-
-    def _launch(self, record: RunRecord) -> None:
-        run = RunId(record.id)
-        if run in self._jobs:
-            return
-        self._watchers.open(run)
-        job = asyncio.create_task(self._execute(record), name=f"run {run}")
-        self._jobs[run] = job
-        job.add_done_callback(lambda _: self._forget(run))
-
-    def _forget(self, run: RunId) -> None:
-        self._jobs.pop(run, None)
-        self._live.pop(run, None)
-        self._watchers.close(run)
-
-    async def _execute(self, record: RunRecord) -> None:
-        """Drive a run until it is over, or another coordinator has it."""
-        while True:
-            try:
-                claimed = await self.journal.claim(record.id, self._owner)
-                await self._drive(claimed)
-                return
-            except StorageUnavailable as error:
-                # The run is unfinished in the journal; it is claimed anew once the journal can be written.
-                logger.error("run %s waits for its journal: %s", record.id, error)
-                await self._clock.sleep(OPEN_RETRY_S)
-            except (StaleEpoch, Conflict) as error:
-                logger.warning("run %s is no longer ours: %s", record.id, error)
-                return
-
-    async def _drive(self, claimed: RunRecord) -> None:
-        run = RunId(claimed.id)
-        executor = RunExecutor(claimed, self.journal, self._runtime, self._watchers, self._clock)
-        self._live[run] = executor
-        try:
-            await executor.execute()
-        except (StorageUnavailable, StaleEpoch, Conflict):
-            raise
-        except Exception as error:
-            # A run must end, whatever went wrong: one that is left running would fail alike at every restart.
-            logger.exception("run %s stopped by a defect", run)
-            known = error if isinstance(error, MantaError) else StepError(f"{type(error).__name__}: {error}")
-            await executor.fail(known)
 
     async def get(self, tenant: Tenant, run: RunId) -> tuple[RunRecord, list[StepRecord]]:
         record = await self.journal.get_run(tenant, run)
@@ -242,44 +251,96 @@ class CoordinatorService:
             if record.cancel_requested and record.status == "interrupted":
                 return record
             raise
-        executor = self._live.get(run)
+        reach("coordinator.cancel_requested")
+        executor = self.live.executor(run)
         if executor is not None:
             executor.cancel()
+        elif record.status in ("pending", "waiting"):
+            self.live.end_cancelled(_brief(record, None))
         return record
 
+    async def delete(self, tenant: Tenant, run: RunId) -> None:
+        """Raises NotFound, or Conflict (`run_active`) for a run that is not over."""
+        await self.journal.delete_run(tenant, run)
+
+    async def decide(
+        self,
+        tenant: Tenant,
+        run: RunId,
+        step: StepKey | None,
+        action: DecisionAction,
+        value: Any = None,
+        comment: str = "",
+        by: str = "",
+    ) -> RunRecord:
+        """A person's answer to a step that waits (None: the only one); durable, then acted on.
+
+        Raises:
+            NotFound: no such run.
+            Conflict: nothing waits there, several do, or it was decided otherwise.
+            InvalidInput: the action does not fit what the step waits for.
+        """
+        record = await self.journal.decide(tenant, run, step, action, value, comment, by)
+        reach("coordinator.decided")
+        executor = self.live.executor(run)
+        if executor is not None:
+            executor.decided()
+        elif record.status == "pending":
+            self.live.offer(_brief(record, None))
+        return record
+
+    async def fork(self, tenant: Tenant, run: RunId, asked: Fork) -> RunRecord:
+        """A new run that keeps what does not follow from a step, and goes on from there.
+
+        Raises:
+            NotFound: no such run, or it has no such step execution.
+        """
+        record, steps = await self.get(tenant, run)
+        graph = parse_graph(record.graph, f"run {run}")
+        copied = kept(record, graph, steps, asked.step)
+        made = await self._create(fork_of(record, graph, copied, asked, self._clock.now()), graph)
+        reach("coordinator.forked")
+        return made
+
+    async def resume(self, tenant: Tenant, run: RunId, budget: Budget | None) -> RunRecord:
+        """Open a run that failed or was stopped again: failed steps run anew, `budget` replaces the run's.
+
+        Raises:
+            NotFound: no such run.
+            Conflict: it is not over, or it ended well.
+        """
+        record = await self.journal.reopen(tenant, run, budget)
+        reach("coordinator.reopened")
+        self.live.offer(_brief(record, None))
+        return record
+
+    async def library(self, room: str, method: str, *arguments: Any) -> Any:
+        """A method of one of the journal's rooms beside runs; the first argument is the tenant.
+
+        Raises:
+            InvalidInput: there is no such room or method.
+        """
+        call = None if method.startswith("_") or room not in LIBRARY else getattr(self.journal, room)
+        call = getattr(call, method, None)
+        if call is None:
+            raise InvalidInput(f"there is no {room}.{method}", fix="see `coordinator.store`")
+        return await call(*arguments)
+
+    async def calls(self, tenant: Tenant, run: RunId, whole: bool) -> list[Any]:
+        """The run's recorded calls, with requests and responses if `whole`. Raises NotFound."""
+        await self.journal.run_state(tenant, run)
+        return await self.journal.calls(run, whole=whole)
+
     async def wait(self, tenant: Tenant, run: RunId, timeout_s: float) -> RunRecord:
-        """The run once it is over, or as it is after the timeout."""
-        deadline = self._clock.monotonic() + timeout_s
-        while True:
-            status, seq = await self.journal.run_state(tenant, run)
-            left = deadline - self._clock.monotonic()
-            if status in TERMINAL_STATUSES or left <= 0:
-                return await self.journal.get_run(tenant, run)
-            await self._changed(run, seq, NO_CURSOR, left)
+        """The run once it is over or waits for a person, or as it is after the timeout."""
+        return await self._news().wait(tenant, run, timeout_s)
 
     async def watch(self, tenant: Tenant, run: RunId, after: int, cursor: int, timeout_s: float) -> Watch:
-        """Durable events after `after` and transient ones after `cursor`; waits up to `timeout_s` for the first."""
-        status, _ = await self.journal.run_state(tenant, run)
-        events, cursor, over = await self._news(run, after, cursor)
-        if not events and not over and status not in TERMINAL_STATUSES:
-            await self._changed(run, after, cursor, timeout_s)
-            events, cursor, over = await self._news(run, after, cursor)
-        over = over or (not events and status in TERMINAL_STATUSES)
-        return Watch(tuple(events), cursor, over)
+        """See `News.watch`."""
+        return await self._news().watch(tenant, run, after, cursor, timeout_s)
 
-    async def _changed(self, run: RunId, seq: int, cursor: int, timeout_s: float) -> None:
-        """Until something may be new. A run that is driven elsewhere is looked at again after a while."""
-        if self._watchers.is_open(run):
-            await self._watchers.wait(run, seq, cursor, timeout_s)
-        else:
-            await self._clock.sleep(min(timeout_s, ELSEWHERE_S))
-
-    async def _news(self, run: RunId, after: int, cursor: int) -> tuple[list[Event], int, bool]:
-        # The ring first: a token that comes in between is then shown late, not before its step began.
-        transient, cursor = self._watchers.transient(run, cursor)
-        durable = await self.journal.events(run, after)
-        over = any(event.type in TERMINAL_EVENTS for event in durable)
-        return [*_before_end(durable), *transient, *_end(durable)], cursor, over
+    def _news(self) -> News:
+        return News(self.journal, self._watchers, self._clock)
 
     def pass_on(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -295,18 +356,18 @@ class CoordinatorService:
         reach("journal.outcome_committed")
 
 
-def _before_end(events: Sequence[Event]) -> list[Event]:
-    return [event for event in events if event.type not in TERMINAL_EVENTS]
+def _plain(record: RunRecord, steps: Sequence[StepRecord]) -> dict[str, Any]:
+    return {**to_json(record), "steps": to_json(list(steps))}
 
 
-def _end(events: Sequence[Event]) -> list[Event]:
-    return [event for event in events if event.type in TERMINAL_EVENTS]
-
-
-def _check_input(graph: Graph, value: Any) -> None:
-    if not graph.input_schema:
-        return
-    error = next(iter(jsonschema.Draft202012Validator(graph.input_schema).iter_errors(value)), None)
-    if error is not None:
-        where = ".".join(str(part) for part in error.absolute_path) or "input"
-        raise InvalidInput(f"{where}: {error.message[:300]}", fix=f"see GET /agents/{graph.name}/schemas")
+def _brief(record: RunRecord, max_active: int | None) -> RunBrief:
+    return RunBrief(
+        record.id,
+        0,
+        record.tenant,
+        record.graph_name,
+        record.status,
+        record.priority,
+        record.thread,
+        max_active,
+    )

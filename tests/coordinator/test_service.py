@@ -1,15 +1,15 @@
 """The coordinator on a real journal, with plain functions as agents."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coordinator.retry import AGENT_LOST, MAX_DEATHS
-from coordinator.service import CoordinatorService, Submission
+from coordinator.service import CoordinatorService
 from coordinator.store.journal import Journal
+from coordinator.submission import Submission
 from manta.clock import ManualClock, SystemClock
 from manta.errors import (
     Conflict,
@@ -23,42 +23,9 @@ from manta.errors import (
 from manta.graph import Graph, Names, parse_graph
 from manta.ids import DEFAULT_TENANT, RunId, Tenant
 from manta.messages import Task
-from tests.coordinator.functions import FunctionRuntime
+from tests.coordinator.functions import FunctionRuntime, Start, run
 
 T = DEFAULT_TENANT
-Agents = Mapping[str, Callable[[Task], Any]]
-Start = Callable[..., Any]
-
-
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    services: list[CoordinatorService] = []
-
-    async def make(
-        graph: dict[str, Any], agents: Agents, clock: Any = None
-    ) -> tuple[CoordinatorService, FunctionRuntime]:
-        runtime = FunctionRuntime(agents)
-        parsed = parse_graph({"name": "g", **graph})
-        service = CoordinatorService(
-            f"sqlite:///{tmp_path}/j.db",
-            runtime,
-            {"g": parsed},
-            Names(frozenset(agents), frozenset()),
-            clock or SystemClock(),
-            "me",
-        )
-        services.append(service)
-        await service.started()
-        return service, runtime
-
-    yield make
-    for service in services:
-        await service.close()
-
-
-async def run(service: CoordinatorService, value: Any = None, **more: Any) -> Any:
-    record = await service.submit(Submission("g", {} if value is None else value, T, **more))
-    return await service.wait(T, RunId(record.id), 30)
 
 
 FAST = {"attempts": 3, "min_s": 0, "max_s": 0}
@@ -287,7 +254,7 @@ async def test_an_unopenable_journal_is_tried_again_until_it_opens(tmp_path: Pat
     blocked.mkdir()
     await clock.advance(2)
     await service.started()
-    assert await service.journal.unfinished() == []
+    assert sum((await service.journal.backlog()).values()) == 0
     await service.close()
 
 
