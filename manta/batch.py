@@ -177,7 +177,8 @@ async def _perform(client: AsyncClient, graph: str, task: Task, tries: int) -> d
         return line("error", run_id, 0, error=error.to_json())
     if result.run.status == "success":
         return line("success", run_id, 1, output=result.output)
-    return line(result.run.status, run_id, 1, error=result.run.failure().to_json())
+    # One that waits for a person has not ended: it is found again.
+    return line(result.run.status, run_id, int(result.run.done), error=result.run.failure().to_json())
 
 
 async def _submit(client: AsyncClient, graph: str, task: Task, key: str) -> Run:

@@ -6,12 +6,11 @@ from typing import Any
 
 import httpx
 
-from manta import wire
 from manta.config import load_settings
 from manta.errors import MantaError, PlatformError, Unavailable
 from manta.messages import ChatMessage
 from manta.sse import Follower, Patience
-from manta.wire import Call, RunResult
+from manta.wire import Call, RunResult, runs, unreachable
 
 Messages = str | Sequence[ChatMessage | Mapping[str, Any]]
 
@@ -43,7 +42,7 @@ class ClientCore:
     def lost(self, call: Call[Any], error: httpx.HTTPError, attempt: int) -> MantaError | None:
         """None when the call should be sent again."""
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            return wire.unreachable(self.base_url, error)
+            return unreachable(self.base_url, error)
         if isinstance(error, httpx.TimeoutException):
             return PlatformError(
                 f"no answer to {call.method} {call.path} in {call.read_timeout_s:.0f} s",
@@ -65,7 +64,7 @@ class ClientCore:
     def again(self, error: Exception, patience: Patience) -> float:
         """Seconds until a watched run is asked for again; raises `error` when that is no use."""
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            error = wire.unreachable(self.base_url, error)
+            error = unreachable(self.base_url, error)
         if isinstance(error, MantaError):
             away = isinstance(error, Unavailable) or (self.met and error.code in AWAY)
             if not away:
@@ -78,10 +77,11 @@ class ClientCore:
 
 
 def stream_path(run_id: str) -> str:
-    return wire.get(run_id).path + "/stream"
+    return runs.get(run_id).path + "/stream"
 
 
 def succeeded(result: RunResult) -> RunResult:
+    """Raises the error of a run without success; of one that waits for a person, an error of the code `waiting`."""
     if result.run.status != "success":
         raise result.run.failure()
     return result
@@ -103,7 +103,7 @@ class Waiting:
         )
         if left <= 0:
             raise _late(self._run_id, self._timeout or 0)
-        return wire.wait(self._run_id, left)
+        return runs.wait(self._run_id, left)
 
     def pause(self, error: MantaError) -> float:
         """Seconds until the next request."""

@@ -16,14 +16,15 @@ from ray import serve
 from ray.serve import RunTarget
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from agents.actor import COORDINATOR
 from coordinator.actor import GROUPS, CoordinatorActor
 from coordinator.ray_runtime import RayRuntime, member_names
 from manta.config import Settings, load_settings
 from manta.errors import MantaError, PlatformError
 from manta.graph import Graph
 from serve_app.composition import Composition
+from serve_app.coordinators import coordinator_names
 from serve_app.gateway.app import gateway_application
+from serve_app.gateway.shapes import whole_run_json
 from serve_app.models.deployment import embedder_application, model_application
 from serve_app.models.handles import EMBEDDER_APP, ServeEmbedder, model_app
 from tools.actor import DOCUMENTS_ACTOR, DocumentsActor
@@ -86,7 +87,7 @@ def build(arguments: dict[str, str] | None = None) -> serve.Application:
 def undeploy(settings: Settings) -> None:
     """Take this platform's parts off a cluster that goes on without them; other applications stay."""
     # The coordinator first: a run that loses its models under a living one would be written down as failed.
-    for name in (COORDINATOR, *member_names(settings.agents), DOCUMENTS_ACTOR):
+    for name in (*coordinator_names(settings.coordinator), *member_names(settings.agents), DOCUMENTS_ACTOR):
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(name, namespace=NAMESPACE))
     for name in (GATEWAY_APP, *(model_app(model) for model in settings.models), EMBEDDER_APP):
@@ -94,17 +95,20 @@ def undeploy(settings: Settings) -> None:
 
 
 def _start_backstage(composition: Composition, graphs: Mapping[str, Graph]) -> list[_Part]:
-    """The coordinator, the documents and the agents."""
-    coordinator = _coordinator(composition, graphs)
-    documents = _documents(composition.settings)
-    journal = _Answer(coordinator.health)
+    """The coordinators, the documents and the agents."""
+    settings = composition.settings
+    coordinators = [
+        _coordinator(composition, graphs, name) for name in coordinator_names(settings.coordinator)
+    ]
+    documents = _documents(settings)
+    journals = [_Answer(coordinator.health) for coordinator in coordinators]
 
-    def journal_open() -> bool:
-        return bool((journal.get() or {}).get("journal"))
+    def journals_open() -> bool:
+        return all((journal.get() or {}).get("journal") for journal in journals)
 
-    agents = _Answer(coordinator.prewarm)
+    agents = _Answer(coordinators[0].prewarm)
     return [
-        _Part("coordinator", journal_open),
+        _Part("coordinator", journals_open),
         _Part("documents", _Answer(documents.ping).arrived),
         _Part("agents", agents.arrived),
     ]
@@ -206,20 +210,20 @@ def _as_manta_error(error: Exception) -> MantaError:
     return error if isinstance(error, MantaError) else PlatformError(str(error), fix="see `manta logs`")
 
 
-def _coordinator(composition: Composition, graphs: Mapping[str, Graph]) -> Any:
+def _coordinator(composition: Composition, graphs: Mapping[str, Graph], name: str) -> Any:
     settings = composition.settings
     runtime = RayRuntime(composition.hosting())
     actor_class: Any = ray.remote(concurrency_groups=GROUPS)(CoordinatorActor)  # type: ignore[call-overload]
     return actor_class.options(
-        name=COORDINATOR,
+        name=name,
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
         max_restarts=-1,
         max_task_retries=0,
-        num_cpus=0.1,
+        num_cpus=settings.coordinator.num_cpus,
         scheduling_strategy=_here(settings),
-    ).remote(settings.journal_url, runtime, graphs, composition.names(), settings.log_level)
+    ).remote(name, settings, runtime, graphs, composition.names(), whole_run_json)
 
 
 def _here(settings: Settings) -> Any:

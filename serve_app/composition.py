@@ -5,13 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import coordinator
-from agents.actor import Hosting, Relay, RemoteCallLog, coordinator_link
+from agents.actor import Coordinators, Relay
 from agents.context import LocalArtifacts
 from agents.host import HostParts
+from agents.hosting import Hosting
+from coordinator.submission import check_schemas
+from coordinator.webhook_post import signing_keys
 from manta.clock import SystemClock
 from manta.config import EMBEDDED, EmbedderSettings, ModelSettings, Settings
 from manta.errors import InvalidConfig, ModelLoadError
-from manta.graph import Graph, Names, check_names, load_graph
+from manta.graph import Graph, Names, check_names, embed, load_graph
+from serve_app.coordinators import AnyCoordinator, coordinator_names
 from serve_app.gateway.deps import Platform
 from serve_app.gateway.guard import allowed_hosts
 from serve_app.models.handles import ServeEmbedder, ServeModels
@@ -30,19 +34,19 @@ class Composition:
 
     def host_parts(self) -> HostParts:
         """Called in each agent's process."""
-        link = coordinator_link()
+        coordinators = Coordinators()
         return HostParts(
             models=self.models(),
             documents=RemoteDocuments(),
             artifacts=self.artifacts(),
-            call_log=RemoteCallLog(link),
-            watchers=Relay(link, SystemClock().now),
+            call_log=coordinators.call_log,
+            watchers=Relay(coordinators, SystemClock().now),
         )
 
     def platform(self) -> Platform:
         """Called in each gateway replica."""
         return Platform(
-            coordinator=coordinator_link(),
+            coordinator=AnyCoordinator(coordinator_names(self.settings.coordinator)),
             documents=RemoteDocuments(),
             artifacts=self.artifacts(),
             models=self.models(),
@@ -71,16 +75,19 @@ class Composition:
         )
 
     def graphs(self) -> dict[str, Graph]:
-        """The ready graphs and the user's own, each checked against the agents and tools there are.
+        """The ready graphs and the user's own with their sub-graphs, each checked against what there is.
 
         Raises:
             InvalidGraph: one of them cannot run here.
         """
         ready = [load_graph(path) for path in sorted(READY_GRAPHS.glob("*.yaml"))]
         own = self._own_graphs()
+        library = {graph.name: graph for graph in (*ready, *own)}
+        whole = {name: embed(graph, library) for name, graph in library.items()}
         for graph in own:
-            check_names(graph, self.names())
-        return {graph.name: graph for graph in (*ready, *own)}
+            check_names(whole[graph.name], self.names())
+            check_schemas(whole[graph.name])
+        return whole
 
     def _own_graphs(self) -> list[Graph]:
         return [load_graph(self._own_path(name, path)) for name, path in self.settings.graphs.items()]
@@ -104,6 +111,7 @@ class Composition:
         """
         self.graphs()
         self.shipped_folder()
+        signing_keys(self.settings.webhooks)
         for name in self.settings.models:
             self.model(name)
         self.embedder()
@@ -137,7 +145,8 @@ class Composition:
         """
         settings = self.settings
         own_code = bool(settings.tools) or any(agent.use for agent in settings.agents.values())
-        own_code = own_code or any(step.call for graph in self._own_graphs() for step in graph.steps)
+        own_steps = [step for graph in self._own_graphs() for step in graph.all_steps()]
+        own_code = own_code or any(step.call or step.runnable for step in own_steps)
         if not (settings.ships_code and own_code):
             return {}
         root = Path(coordinator.__file__).parent.parent

@@ -10,17 +10,20 @@ from manta.errors import InvalidInput
 
 MAX_DEPTH = 100
 _MAY_BE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def loads(text: str) -> Any:
     """The value of `text`.
 
     Raises:
-        InvalidInput: it is not JSON, is nested deeper than 100, or has NaN, an infinity, half a character
-            (a lone surrogate) or a number of thousands of digits.
+        InvalidInput: it is not JSON, is nested deeper than 100, or has a key twice, NaN, an infinity, a NUL, half
+            a character (a lone surrogate) or a number of thousands of digits.
     """
     try:
-        value = json.loads(text, parse_constant=_constant, parse_float=_finite)
+        value = json.loads(text, parse_constant=_constant, parse_float=_finite, object_pairs_hook=_object)
+        if _NUL.search(text):
+            raise InvalidInput("a NUL in a string", fix="leave it out")
         if _MAY_BE_SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -34,6 +37,14 @@ def loads(text: str) -> Any:
         raise InvalidInput("a number has too many digits", fix="send it as a string") from None
     if _deeper_than(value, MAX_DEPTH):
         raise _too_deep()
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Which of two values counts differs from parser to parser: what one checks another may not see.
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise InvalidInput("a key is there twice in one object", fix="send it once")
     return value
 
 

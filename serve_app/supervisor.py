@@ -20,13 +20,13 @@ import psutil
 import ray
 
 import manta
-from agents.actor import COORDINATOR
 from manta.config import Settings, ray_token_file
 from manta.errors import PlatformError
 from manta.platform_process import check_port, running
 from manta.telemetry import get_logger
 from serve_app.app import deploy, undeploy
 from serve_app.composition import Composition
+from serve_app.coordinators import coordinator_names
 from tools.ray_calls import NAMESPACE
 
 WATCH_S = 2.0
@@ -104,7 +104,8 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Until told to stop: kill a coordinator that no longer answers, from outside it; Ray restarts it."""
-        answered = time.monotonic()
+        names = coordinator_names(self._settings.coordinator)
+        answered = dict.fromkeys(names, time.monotonic())
         core = _core_processes()
         while True:
             time.sleep(WATCH_S)
@@ -112,12 +113,13 @@ class Supervisor:
             if not all(_lives(process) for process in core):
                 self._ray_lives = False
                 raise PlatformError("a process of Ray's own died", fix="manta up", code="ray_died")
-            if _coordinator_answers():
-                answered = time.monotonic()
-            elif time.monotonic() - answered > SILENT_LIMIT_S:
-                logger.error("the coordinator has not answered for %.0f s; restarting it", SILENT_LIMIT_S)
-                _restart_coordinator()
-                answered = time.monotonic()
+            for name in names:
+                if _answers(name):
+                    answered[name] = time.monotonic()
+                elif time.monotonic() - answered[name] > SILENT_LIMIT_S:
+                    logger.error("%s has not answered for %.0f s; restarting it", name, SILENT_LIMIT_S)
+                    _restart(name)
+                    answered[name] = time.monotonic()
 
     def _shut_down(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -225,17 +227,17 @@ def _core_processes() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if child.name() in names]
 
 
-def _coordinator_answers() -> bool:
+def _answers(coordinator: str) -> bool:
     try:
-        ray.get(ray.get_actor(COORDINATOR, namespace=NAMESPACE).health.remote(), timeout=5)
+        ray.get(ray.get_actor(coordinator, namespace=NAMESPACE).health.remote(), timeout=5)
     except (ValueError, ray.exceptions.RayError):
         return False
     return True
 
 
-def _restart_coordinator() -> None:
+def _restart(coordinator: str) -> None:
     with contextlib.suppress(ValueError):
-        ray.kill(ray.get_actor(COORDINATOR, namespace=NAMESPACE), no_restart=False)
+        ray.kill(ray.get_actor(coordinator, namespace=NAMESPACE), no_restart=False)
 
 
 def _lives(process: psutil.Process) -> bool:

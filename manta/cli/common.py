@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -14,6 +15,8 @@ from manta import platform_process
 from manta.client import Client
 from manta.config import Settings, load_settings, secret
 from manta.errors import MantaError
+
+WIDE = 200
 
 
 def out() -> Console:
@@ -29,6 +32,12 @@ def err() -> Console:
 def say(line: str, *, style: str = "", to_stderr: bool = False) -> None:
     """One line of plain text; brackets in it are not markup."""
     (err() if to_stderr else out()).print(Text(line, style=style))
+
+
+def say_table(table: Table) -> None:
+    """In a file or a pipe nothing is wrapped or cut off for want of room."""
+    console = out()
+    console.print(table, width=None if console.is_terminal else max(console.width, WIDE))
 
 
 def say_json(value: Any) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manta.cli import inputs
-from manta.cli.common import ErrorLines, out, say, say_json, session
+from manta.cli.common import ErrorLines, say, say_json, say_table, session
 from manta.messages import to_json
 from manta.wire import CollectionInfo, DocumentInfo
 
@@ -72,7 +72,7 @@ def list_(
             table.add_row(Text(item.document), "", str(item.passages))
         else:
             table.add_row(Text(item.name), str(item.documents), str(item.passages))
-    out().print(table)
+    say_table(table)
 
 
 @app.command()

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from manta.client import Client
 from manta.errors import InvalidInput, NotFound, UnreadableData, UnreadableDocument
 from manta.wire import DocumentInfo
 
+BUDGETS = ("tokens", "model_calls", "tool_calls", "seconds", "money")
 LARGEST_DOCUMENT = 32 << 20
 _SAMPLE_BYTES = 1 << 20
 _RAGGED = 0.1
@@ -68,20 +70,41 @@ def _not_a_table(text: str, delimiter: str) -> str:
     return "its lines do not have the same columns" if ragged > _RAGGED * len(rows) else ""
 
 
-def read_json_object(text: str) -> dict[str, Any]:
-    """`--input`: JSON text, or `@file`."""
+def read_json_object(text: str, option: str = "--input") -> dict[str, Any]:
+    """An option's JSON text, or `@file`."""
+    data = read_json(text, option, "give an object, '{\"key\": 1}', or @file")
+    if not isinstance(data, dict):
+        raise InvalidInput(f"{option} must be a JSON object", fix="'{\"key\": 1}'")
+    return data
+
+
+def read_json(text: str, option: str, fix: str = "give JSON, such as '\"text\"', or @file") -> Any:
+    """An option's JSON text, or `@file`."""
     try:
         source = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
-        data = json.loads(source)
+        return json.loads(source)
     except OSError as error:
         raise InvalidInput(f"cannot read {text[1:]}: {error.strerror}", fix="check the path") from None
     except ValueError as error:
-        raise InvalidInput(
-            f"--input is not JSON: {error}", fix="give an object, '{\"key\": 1}', or @file"
-        ) from None
-    if not isinstance(data, dict):
-        raise InvalidInput("--input must be a JSON object", fix="'{\"key\": 1}'")
-    return data
+        raise InvalidInput(f"{option} is not JSON: {error}", fix=fix) from None
+
+
+def read_budget(text: str) -> dict[str, float]:
+    """`tokens=1000,seconds=60`."""
+    found: dict[str, float] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, _, amount = entry.partition("=")
+        try:
+            number = float(amount)
+        except ValueError:
+            number = -1
+        if name not in BUDGETS or not 0 <= number < math.inf:
+            raise InvalidInput(
+                f"--budget cannot be {entry!r}",
+                fix=f"name=number, of {', '.join(BUDGETS)}, with commas between",
+            )
+        found[name] = number if name in ("seconds", "money") else int(number)
+    return found
 
 
 def documents_in(folder: Path) -> list[Path]:

@@ -6,7 +6,21 @@ from typing import Annotated
 import typer
 
 from manta import __version__
-from manta.cli import batch, chat, docs, doctor, platform, run, runs
+from manta.cli import (
+    approvals,
+    batch,
+    chat,
+    control,
+    docs,
+    doctor,
+    gc,
+    platform,
+    replay,
+    run,
+    runs,
+    schedules,
+    threads,
+)
 from manta.cli.common import ErrorLines, Session, say
 
 EXAMPLES = """\
@@ -17,9 +31,11 @@ Multi-agent orchestration on Ray: durable runs, checked reports, your own models
   manta doctor                                    is this machine fit?
   manta run "What limits throughput?" --docs notes/ --data load.csv
   manta runs                                      what ran
+  manta approvals                                 what waits for you
   manta down                                      stop everything
 
-[bold]Exit status[/bold]  0 done · 1 an error, in one line on stderr · 2 wrong usage · 130 interrupted
+[bold]Exit status[/bold]  0 done · 1 an error, in one line on stderr · 2 wrong usage · 3 the run waits for a person ·
+130 interrupted
 """
 
 app = typer.Typer(
@@ -62,14 +78,23 @@ app.command("run", rich_help_panel="Work")(run.run)
 app.command("chat", rich_help_panel="Work")(chat.chat)
 app.command("batch", rich_help_panel="Work")(batch.batch)
 app.add_typer(docs.app, name="docs", rich_help_panel="Work")
+app.add_typer(threads.app, name="threads", rich_help_panel="Work")
+app.add_typer(schedules.app, name="schedules", rich_help_panel="Work")
 app.command("runs", rich_help_panel="Runs")(runs.runs)
 app.command("show", rich_help_panel="Runs")(runs.show)
 app.command("cancel", rich_help_panel="Runs")(runs.cancel)
 app.command("logs", rich_help_panel="Runs")(runs.logs)
+app.command("approvals", rich_help_panel="Runs")(approvals.approvals)
+app.command("approve", rich_help_panel="Runs")(approvals.approve)
+app.command("fork", rich_help_panel="Runs")(control.fork)
+app.command("resume", rich_help_panel="Runs")(control.resume)
+app.command("feedback", rich_help_panel="Runs")(control.feedback)
+app.command("replay", rich_help_panel="Runs")(replay.replay)
 app.command("up", rich_help_panel="Platform")(platform.up)
 app.command("down", rich_help_panel="Platform")(platform.down)
 app.command("status", rich_help_panel="Platform")(platform.status)
 app.command("doctor", rich_help_panel="Platform")(doctor.doctor)
+app.command("gc", rich_help_panel="Platform")(gc.gc)
 
 
 def main() -> None:

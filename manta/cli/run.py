@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from manta.cli import inputs
+from manta.cli.asking import WAITS, say_waiting
 from manta.cli.common import err, out, say, say_json, session
 from manta.cli.output import Written, check_folder, write_output
 from manta.cli.platform import bring_up
@@ -39,10 +40,19 @@ def run(
         "out"
     ),
     max_questions: Annotated[int, typer.Option(help="Sub-questions at most.", min=1, max=12)] = 3,
+    thread: Annotated[str, typer.Option("--thread", help="The conversation it belongs to.")] = "",
+    budget: Annotated[str, typer.Option("--budget", help="What it may use: tokens=1000,seconds=60.")] = "",
+    priority: Annotated[int, typer.Option("--priority", min=-100, max=100, help="Lower goes first.")] = 0,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0.001, help="Seconds until its deadline.")
+    ] = None,
+    webhook: Annotated[str, typer.Option("--webhook", help="An address that is told of its end.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One event per line, as JSON.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Submit, say the run's id, and leave.")] = False,
 ) -> None:
     """Ask a question; get a report with checked citations. Starts the platform if it is not up.
+
+    When the run comes to wait for a person, the question is shown with the commands that answer it (status 3).
 
     Examples:
 
@@ -54,6 +64,7 @@ def run(
     """
     given = inputs.read_json_object(input_json) if input_json else {}
     _check(question, graph, given, docs, data or [], None if detach else out_dir)
+    limits = inputs.read_budget(budget) or None
     base = session(ctx)
     if not base.url:
         bring_up(base, to_stderr=as_json)
@@ -61,12 +72,23 @@ def run(
         check_graph(client, graph)
         run_input = _run_input(client, question, graph, given, docs, data or [], max_questions, as_json)
         started = client.submit(
-            graph, run_input, idempotency_key=str(uuid.uuid4()), metadata={"source": "cli"}
+            graph,
+            run_input,
+            idempotency_key=str(uuid.uuid4()),
+            metadata={"source": "cli"},
+            thread=thread or None,
+            budget=limits,
+            priority=priority,
+            timeout_s=timeout,
+            webhook=webhook or None,
         )
         if detach:
             _say_detached(started, as_json)
             return
         finished = follow(client, started.id, as_json)
+        if finished.run.status == "waiting":
+            say_waiting(finished.run, as_json)
+            raise typer.Exit(WAITS)
         if finished.run.status != "success":
             raise finished.run.failure()
         written = write_output(finished.output, out_dir, client.download)
@@ -74,7 +96,7 @@ def run(
 
 
 def follow(client: Client, run_id: str, as_json: bool) -> RunResult:
-    """Show a run until it is done. The first Ctrl-C says how to come back, the second leaves."""
+    """Show a run until it is done or waits for a person. The first Ctrl-C says how to come back, the second leaves."""
     console = out()
     with watcher(console, as_json) as view, _gentle_interrupt(run_id, err() if as_json else console):
         for event in client.stream(run_id):

@@ -1,5 +1,6 @@
 """`runs`, `show`, `cancel`, `logs`: looking at what ran and what is running."""
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -12,22 +13,26 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from manta import platform_process
-from manta.cli.common import Session, out, say, say_json, session
+from manta.cli.asking import answer_lines, question_lines
+from manta.cli.common import Session, out, say, say_json, say_table, session
 from manta.cli.output import check_folder, write_output
-from manta.cli.progress import JsonLines, Lines, StepView, step_line
+from manta.cli.progress import JsonLines, Lines, step_line
+from manta.cli.run_view import State, StepView
 from manta.client import Client
 from manta.errors import InvalidInput, MantaError, NotFound
 from manta.messages import to_json
 from manta.wire import Run, StepState
 
-_VIEW_STATES = {
+_VIEW_STATES: dict[str, State] = {
     "started": "running",
-    "running": "running",
+    "waiting": "waiting",
     "done": "done",
     "failed": "failed",
     "skipped": "skipped",
 }
+_STYLES = {"success": "green", "pending": "", "waiting": "yellow"}
 _SILENCE_S = 1.0
+_POLL_S = 1.0
 
 
 def complete_run(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
@@ -49,19 +54,35 @@ Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 def runs(
     ctx: typer.Context,
     graph: Annotated[str, typer.Option("--graph", "-g", help="Only runs of this graph.")] = "",
-    status: Annotated[str, typer.Option(help="pending, success, error, timeout or interrupted.")] = "",
+    status: Annotated[
+        str, typer.Option(help="pending, waiting, success, error, timeout or interrupted.")
+    ] = "",
+    thread: Annotated[str, typer.Option("--thread", help="Only runs of this conversation.")] = "",
+    dead: Annotated[
+        bool,
+        typer.Option(
+            "--dead", help="Only runs that were given up because they kept killing who worked on them."
+        ),
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first."""
     with session(ctx).client() as client:
-        found = client.list(graph=graph or None, status=status or None, limit=limit)
+        found = client.list(
+            graph=graph or None,
+            status=status or None,
+            reason="dead_letter" if dead else None,
+            thread=thread or None,
+            limit=limit,
+        )
     if as_json:
         for run in found:
             say_json(run_json(run))
         return
     if not found:
-        say('no runs yet; start one: manta run "your question"')
+        narrowed = graph or status or thread or dead
+        say("no such runs" if narrowed else 'no runs yet; start one: manta run "your question"')
         return
     # An id that is cut off is of no use to the next command.
     run_column = Column("run", no_wrap=True, min_width=36)
@@ -73,13 +94,13 @@ def runs(
         table.add_row(
             run.id,
             run.graph,
-            Text(run.status, style="green" if run.status == "success" else "" if not run.done else "red"),
+            Text(run.state or run.status, style=_STYLES.get(run.status, "red")),
             run.created_at.astimezone().strftime("%m-%d %H:%M:%S"),
             f"{_seconds(run):.0f}",
             str(usage.input_tokens + usage.output_tokens),
             Text(_gist(run), overflow="ellipsis", no_wrap=True),
         )
-    out().print(table)
+    say_table(table)
 
 
 def show(
@@ -100,6 +121,8 @@ def show(
         else:
             _say_run(run)
         if out_dir is not None:
+            if run.status == "waiting":
+                raise run.failure()
             if run.status != "success":
                 raise InvalidInput(
                     f"run {run_id} has no output: it is {run.status}", fix=f"manta logs {run_id} --follow"
@@ -145,16 +168,17 @@ def logs(
 
 
 def run_json(run: Run) -> dict[str, object]:
-    names = ("id", "graph", "status", "reason", "graph_version", "input", "metadata", "usage", "steps")
     times = {"created_at": run.created_at.isoformat(), "updated_at": run.updated_at.isoformat()}
     error = run.error.to_json() if run.error else None
-    return {**{name: to_json(getattr(run, name)) for name in names}, **times, "error": error}
+    whole = {field.name: to_json(getattr(run, field.name)) for field in dataclasses.fields(run)}
+    return {**whole, **times, "error": error}
 
 
 def _say_run(run: Run) -> None:
     say(f"run      {run.id}")
     say(f"graph    {run.graph} {run.graph_version}")
-    say(f"status   {run.status}{f' ({run.reason})' if run.reason else ''}")
+    cause = f" ({run.reason})" if run.reason and run.reason != run.status else ""
+    say(f"status   {run.status}{cause}")
     say(f"started  {run.created_at.astimezone():%Y-%m-%d %H:%M:%S}, {_seconds(run):.1f} s")
     say(f"input    {_gist(run)}")
     usage = run.usage
@@ -162,16 +186,35 @@ def _say_run(run: Run) -> None:
         f"used     {usage.input_tokens} tokens in ({usage.cached_tokens} cached), {usage.output_tokens} out,"
         f" {usage.model_calls} model and {usage.tool_calls} tool calls"
     )
+    for line in _extras(run):
+        say(line)
     for step in run.steps:
-        say(f"  {step_line(step.key, _view(step), time.time())}")
+        say(f"  {step_line(_view(step), time.time())}")
+    for asked in run.waiting:
+        for line in (*question_lines(asked), *answer_lines(run.id, asked, alone=len(run.waiting) == 1)):
+            say(line)
     if run.error is not None:
         say(f"error    {run.error}", style="red")
+
+
+def _extras(run: Run) -> Iterator[str]:
+    """What only some runs have."""
+    if run.usage.cost_micros:
+        yield f"cost     {run.usage.cost_micros / 1e6:g}"
+    if run.budget is not None:
+        limits = {name: value for name, value in dataclasses.asdict(run.budget).items() if value is not None}
+        yield f"budget   {', '.join(f'{name}={value:g}' for name, value in limits.items())}"
+    if run.thread:
+        yield f"thread   {run.thread}"
+    if run.forked_from:
+        yield f"forked   from {run.forked_from}"
 
 
 def _view(step: StepState) -> StepView:
     ended = step.finished_at is not None and step.started_at is not None
     return StepView(
-        state=_VIEW_STATES.get(step.state, "waiting"),
+        key=step.key,
+        state=_VIEW_STATES.get(step.state, "planned"),
         agent=step.agent or "",
         attempt=step.attempt,
         started_at=step.started_at,
@@ -184,10 +227,18 @@ def _view(step: StepState) -> StepView:
 def _run_log(client: Client, run_id: str, follow: bool, as_json: bool) -> None:
     # A run that still goes on is read until it falls silent, unless it is to be followed.
     silence = None if follow or client.get(run_id).done else _SILENCE_S
+    last = 0
     with (JsonLines if as_json else Lines)(out()) as view:
-        for event in client.stream(run_id, silence_s=silence):
-            if event.seq or follow:
-                view.see(event)
+        while True:
+            for event in client.stream(run_id, last, silence_s=silence):
+                last = max(last, event.seq)
+                if event.seq or follow:
+                    view.see(event)
+            if not follow or client.get(run_id).done:
+                return
+            # It waits for a person; the stream goes on once there is an answer.
+            while client.get(run_id).status == "waiting":
+                time.sleep(_POLL_S)
 
 
 def _platform_log(base: Session, lines: int, follow: bool) -> None:

@@ -1,79 +1,102 @@
 """Document collections that agents search, and files that runs take and make."""
 
-import re
 import tempfile
-from pathlib import Path
+from pathlib import Path as Place
+from pathlib import PurePath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import Field
 
 from manta.errors import InvalidInput
-from manta.messages import ArtifactRef, to_json
+from manta.messages import ArtifactRef, Passage
 from serve_app.gateway.bodies import StrictRoute
+from serve_app.gateway.body_types import WHOLE, OwnBody
 from serve_app.gateway.deps import PlatformDep
+from serve_app.gateway.errors import READING, TAKING, declared
+from tools.documents import AddedDocument, CollectionInfo, DocumentInfo
 
-_SHA256 = re.compile("[0-9a-f]{64}")
+_BYTES: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}}
+        },
+    }
+}
+"""What an OpenAPI document says of a route that takes a file as it is; the content type is the file's own."""
 
-router = APIRouter(tags=["documents"], route_class=StrictRoute)
+_FILE_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+router = APIRouter(tags=["documents"], route_class=StrictRoute, responses=READING)
+
+CollectionName = Annotated[
+    str, Path(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Lower-case letters, digits, `-`, `_`.")
+]
 
 
-class DocumentSearch(BaseModel):
-    query: str = Field(min_length=1, max_length=4000)
-    limit: int = Field(8, ge=1, le=100)
+class DocumentSearch(OwnBody):
+    query: Annotated[str, Field(min_length=1, max_length=4000)]
+    limit: Annotated[int, Field(ge=1, le=100), WHOLE] = 8
 
 
-@router.put("/collections/{collection}/documents/{document:path}")
+@router.put(
+    "/collections/{collection}/documents/{document:path}",
+    openapi_extra=_BYTES,
+    responses={**TAKING, **declared(409)},
+)
 async def add_document(
-    collection: str, document: str, request: Request, platform: PlatformDep
-) -> dict[str, Any]:
+    collection: CollectionName, document: str, request: Request, platform: PlatformDep
+) -> AddedDocument:
     body = await _body(request)
     kind = request.headers.get("content-type")
-    added = await platform.documents.add(collection, document, body, kind)
-    return dict(to_json(added))
+    return await platform.documents.add(collection, document, body, kind)
 
 
 @router.get("/collections")
-async def list_collections(platform: PlatformDep) -> list[Any]:
-    return list(to_json(await platform.documents.collections()))
+async def list_collections(platform: PlatformDep) -> list[CollectionInfo]:
+    return await platform.documents.collections()
 
 
 @router.get("/collections/{collection}/documents")
-async def list_documents(collection: str, platform: PlatformDep) -> list[Any]:
-    return list(to_json(await platform.documents.documents(collection)))
+async def list_documents(collection: CollectionName, platform: PlatformDep) -> list[DocumentInfo]:
+    return await platform.documents.documents(collection)
 
 
-@router.delete("/collections/{collection}/documents/{document:path}", status_code=204)
-async def delete_document(collection: str, document: str, platform: PlatformDep) -> Response:
+@router.delete(
+    "/collections/{collection}/documents/{document:path}", status_code=204, response_class=Response
+)
+async def delete_document(collection: CollectionName, document: str, platform: PlatformDep) -> Response:
     await platform.documents.delete(collection, document)
     return Response(status_code=204)
 
 
-@router.post("/collections/{collection}/search")
-async def search_documents(collection: str, body: DocumentSearch, platform: PlatformDep) -> list[Any]:
-    return list(to_json(await platform.documents.search(collection, body.query, body.limit)))
+@router.post("/collections/{collection}/search", responses=TAKING)
+async def search_documents(
+    collection: CollectionName, body: DocumentSearch, platform: PlatformDep
+) -> list[Passage]:
+    return await platform.documents.search(collection, body.query, body.limit)
 
 
-@router.post("/files")
+@router.post("/files", openapi_extra=_BYTES, responses=TAKING)
 async def add_file(
     request: Request, platform: PlatformDep, name: Annotated[str, Query(min_length=1, max_length=255)]
-) -> dict[str, Any]:
-    title = Path(name).name
+) -> ArtifactRef:
+    title = PurePath(name).name
     if title in ("", "..") or "\0" in title:
         raise InvalidInput(f"{name[:100]!r} is no name of a file", fix="name=data.csv")
     body = await _body(request)
     kind = request.headers.get("content-type") or "application/octet-stream"
     with tempfile.TemporaryDirectory(prefix="manta-upload-") as folder:
-        path = Path(folder) / "upload"
+        path = Place(folder) / "upload"
         path.write_bytes(body)
-        ref = await platform.artifacts.put(path, title, kind)
-    return dict(to_json(ref))
+        return await platform.artifacts.put(path, title, kind)
 
 
-@router.get("/files/{sha256}")
-async def get_file(sha256: str, platform: PlatformDep) -> Response:
-    if not _SHA256.fullmatch(sha256):
-        raise InvalidInput("a file is named by its SHA-256 in hex")
+@router.get("/files/{sha256}", response_class=Response, responses=_FILE_ANSWER)
+async def get_file(sha256: Annotated[str, Path(pattern="^[0-9a-f]{64}$")], platform: PlatformDep) -> Response:
     body = await platform.artifacts.get(ArtifactRef("", sha256, 0, ""))
     # Never rendered by a browser: what a run made is not to be trusted as a page of this origin.
     headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}

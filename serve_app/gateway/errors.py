@@ -1,5 +1,7 @@
 """Every error becomes JSON in one place: OpenAI's shape under /v1, the Agent Protocol's elsewhere."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -7,8 +9,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
+from typing_extensions import TypedDict
 
-from manta.errors import InvalidInput, MantaError, Unavailable
+from manta.errors import InvalidInput, MantaError, NotFound, Unavailable
 from manta.telemetry import get_logger
 
 RETRY_AFTER_S = 2
@@ -20,8 +23,77 @@ _STATUS_CODES = {
     413: "payload_too_large",
     415: "unsupported_media_type",
 }
+_THINGS = {
+    "runs": "run",
+    "threads": "thread",
+    "store": "item",
+    "schedules": "schedule",
+    "files": "file",
+    "collections": "document",
+}
 
 logger = get_logger("gateway")
+
+
+class ErrorJson(TypedDict):
+    """The Agent Protocol's `ErrorResponse`; `metadata.fix` says what the caller can do."""
+
+    code: str
+    message: str
+    metadata: dict[str, Any]
+
+
+class OpenAIErrorDetail(TypedDict):
+    message: str
+    type: str
+    code: str
+    param: None
+
+
+class OpenAIErrorJson(TypedDict):
+    error: OpenAIErrorDetail
+
+
+class BadCursor(InvalidInput):
+    """A place in a list or a stream that never was one."""
+
+    code = "invalid_cursor"
+    http_status = 400
+
+
+class Unreadable(HTTPException):
+    """A body that cannot be read at all. Of all errors FastAPI lets only this kind pass from reading one."""
+
+    def __init__(self, message: str, *, status: int = 400, code: str = "invalid_json", fix: str = "") -> None:
+        super().__init__(status, message)
+        self.code, self.fix = code, fix
+
+
+_WORDS = {
+    400: "The request cannot be read",
+    403: "A page of another site may not do this",
+    404: "There is no such thing for this key",
+    409: "It is in another state",
+    413: "The body is too large",
+    415: "The body is not JSON",
+    422: "The request does not fit",
+    426: "Only as a WebSocket",
+    429: "Too much is queued, or a budget is used up; see `Retry-After`",
+    502: "A model could not answer",
+    503: "A part is away; see `Retry-After`",
+    504: "A model took too long",
+}
+
+
+def declared(*statuses: int, shape: Any = ErrorJson) -> dict[int | str, dict[str, Any]]:
+    """What an OpenAPI document says of error answers, for a router's or a route's `responses`."""
+    return {status: {"model": shape, "description": _WORDS[status]} for status in statuses}
+
+
+READING = declared(400, 403, 404, 422, 429, 503)
+"""Errors that any route may answer with."""
+TAKING = {**READING, **declared(413, 415)}
+"""Those of routes with a body."""
 
 
 def is_openai(path: str) -> bool:
@@ -39,12 +111,14 @@ def error_body(path: str, error: MantaError, status: int = 0, code: str = "") ->
 
 
 def error_response(request: Request, error: MantaError) -> JSONResponse:
-    status = error.http_status
-    if is_openai(request.scope["path"]) and isinstance(error, InvalidInput):
+    path, status = request.scope["path"], error.http_status
+    if is_openai(path) and isinstance(error, InvalidInput):
         # OpenAI answers 400 where the Agent Protocol answers 422.
         status = 400
+    if error.code == NotFound.code:
+        error = _nothing_there(path) or error
     headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, Unavailable) else None
-    return JSONResponse(error_body(request.scope["path"], error), status, headers)
+    return JSONResponse(error_body(path, error), status, headers)
 
 
 def refusal(scope: Scope, status: int, code: str, message: str, fix: str) -> JSONResponse:
@@ -53,32 +127,59 @@ def refusal(scope: Scope, status: int, code: str, message: str, fix: str) -> JSO
 
 
 def install(app: FastAPI) -> None:
-    @app.exception_handler(MantaError)
-    async def on_manta_error(request: Request, error: MantaError) -> JSONResponse:
-        return error_response(request, error)
+    app.add_exception_handler(MantaError, _on_manta_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_defect)
 
-    @app.exception_handler(RequestValidationError)
-    async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        if (
-            request.headers.get("content-type", "").split(";")[0] != "application/json"
-            and error.body is not None
-        ):
-            # Taking other types would let any web page post here without the browser asking first.
-            cause = MantaError("the body is not declared as JSON", fix="send Content-Type: application/json")
-            return JSONResponse(error_body(request.scope["path"], cause, 415, "unsupported_media_type"), 415)
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        return error_response(request, InvalidInput(f"{where}: {first['msg']}", fix="see /openapi.json"))
 
-    @app.exception_handler(HTTPException)
-    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
-        code = _STATUS_CODES.get(error.status_code, "http_error")
-        known = MantaError(str(error.detail), fix=SPLIT_IT if error.status_code == 413 else "")
-        body = error_body(request.scope["path"], known, error.status_code, code)
-        return JSONResponse(body, error.status_code, error.headers)
+async def _on_manta_error(request: Request, error: Any) -> JSONResponse:
+    return error_response(request, error)
 
-    @app.exception_handler(Exception)
-    async def on_defect(request: Request, error: Exception) -> JSONResponse:
-        logger.exception("a request failed by a defect")
-        known = MantaError("something went wrong inside", fix="see `manta logs`", code="internal_error")
-        return JSONResponse(error_body(request.scope["path"], known), 500)
+
+async def _on_invalid(request: Request, error: Any) -> JSONResponse:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    return error_response(request, InvalidInput(f"{where}: {first['msg']}", fix="see /openapi.json"))
+
+
+async def _on_http(request: Request, error: Any) -> JSONResponse:
+    path, status = request.scope["path"], error.status_code
+    fix = getattr(error, "fix", "") or (SPLIT_IT if status == 413 else "")
+    code = getattr(error, "code", "") or _STATUS_CODES.get(status, "http_error")
+    known = MantaError(str(error.detail), fix=fix)
+    if status == 404:
+        known = _nothing_there(path) or known
+    headers: Mapping[str, str] | None = error.headers
+    if status == 405:
+        headers = {"Allow": ", ".join(_methods(request))}
+    return JSONResponse(error_body(path, known, status, code), status, headers)
+
+
+async def _on_defect(request: Request, error: Exception) -> JSONResponse:
+    logger.exception("a request failed by a defect", exc_info=error)
+    known = MantaError("something went wrong inside", fix="see `manta logs`", code="internal_error")
+    return JSONResponse(error_body(request.scope["path"], known), 500)
+
+
+def _nothing_there(path: str) -> MantaError | None:
+    """One answer for what is another's, what never was and what cannot be: none of them tells of the others."""
+    thing = _THINGS.get(path.lstrip("/").partition("/")[0])
+    return NotFound(f"there is no such {thing}", fix="check its id") if thing else None
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods of all routes at this path; the router itself names only those of the first."""
+    path, documented = request.scope["path"], request.app.openapi()["paths"]
+    if path in documented:
+        return sorted(method.upper() for method in documented[path])
+    for any_text in ("[^/]+", ".+"):
+        found = {
+            method.upper()
+            for pattern, operations in documented.items()
+            if re.fullmatch(re.sub(r"\{[^}]+\}", any_text, pattern), path)
+            for method in operations
+        }
+        if found:
+            return sorted(found)
+    return ["GET"]

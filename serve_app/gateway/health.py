@@ -3,25 +3,42 @@
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Response
+from typing_extensions import TypedDict
 
 from manta.errors import MantaError
 from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.deps import PlatformDep
+from serve_app.gateway.errors import READING
 
 PROBE_S = 3.0
 
-router = APIRouter(tags=["health"], route_class=StrictRoute)
+router = APIRouter(tags=["health"], route_class=StrictRoute, responses=READING)
+
+
+class Alive(TypedDict):
+    status: str
+
+
+class ComponentJson(TypedDict):
+    """`state`: `ready`, `down` or `not answering`."""
+
+    state: str
+    detail: str
+
+
+class Readiness(TypedDict):
+    ready: bool
+    components: dict[str, ComponentJson]
 
 
 @router.get("/healthz")
-async def healthz() -> dict[str, Any]:
+async def healthz() -> Alive:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
-async def readyz(platform: PlatformDep) -> JSONResponse:
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Some part is not ready"}})
+async def readyz(platform: PlatformDep, response: Response) -> Readiness:
     probes = {
         "coordinator": _probe(platform.coordinator.call("health", patience_s=0)),
         "documents": _probe(platform.documents.ping()),
@@ -30,10 +47,11 @@ async def readyz(platform: PlatformDep) -> JSONResponse:
     }
     states = dict(zip(probes, await asyncio.gather(*probes.values()), strict=True))
     ready = all(state["state"] == "ready" for state in states.values())
-    return JSONResponse({"ready": ready, "components": states}, 200 if ready else 503)
+    response.status_code = 200 if ready else 503
+    return {"ready": ready, "components": states}
 
 
-async def _probe(answer: Any) -> dict[str, str]:
+async def _probe(answer: Any) -> ComponentJson:
     try:
         await asyncio.wait_for(answer, PROBE_S)
     except TimeoutError:

@@ -6,9 +6,10 @@ from fastapi import APIRouter
 
 from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.deps import PlatformDep
+from serve_app.gateway.errors import READING
 from serve_app.gateway.openai import EMBEDDING_MODEL
 
-router = APIRouter(tags=["models"], route_class=StrictRoute)
+router = APIRouter(tags=["models"], route_class=StrictRoute, responses=READING)
 
 
 @router.get("/models/{name}/replicas")

@@ -6,18 +6,19 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from manta.errors import InvalidInput, MantaError, ModelError
+from manta.errors import MantaError, ModelError
 from manta.messages import ChatChunk, ChatRequest, ToolCall, Usage
 from manta.protocols import ChatModel
 from serve_app.gateway.bodies import StrictRoute
+from serve_app.gateway.body_types import WHOLE
 from serve_app.gateway.deps import PlatformDep
-from serve_app.gateway.errors import error_body
+from serve_app.gateway.errors import OpenAIErrorJson, declared, error_body
 from serve_app.gateway.streaming import EventStream
 from serve_app.openai_wire import (
     call_to_wire,
@@ -30,10 +31,85 @@ from serve_app.openai_wire import (
 EMBEDDING_MODEL = "all-minilm-l6-v2"
 MAX_INPUTS = 2048
 
-router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictRoute)
+router = APIRouter(
+    prefix="/v1",
+    tags=["openai"],
+    route_class=StrictRoute,
+    responses=declared(400, 403, 404, 429, 503, shape=OpenAIErrorJson),
+)
+_TAKING = declared(413, 415, shape=OpenAIErrorJson)
+_ASKING = {**_TAKING, **declared(502, 504, shape=OpenAIErrorJson)}
+
+_MAYBE_TEXT: dict[str, Any] = {"type": ["string", "null"]}
+_FUNCTION_CALL: dict[str, Any] = {
+    "type": "object",
+    "required": ["function"],
+    "properties": {
+        "id": _MAYBE_TEXT,
+        "function": {
+            "type": "object",
+            "properties": {
+                "name": _MAYBE_TEXT,
+                "arguments": {"type": "string", "description": "A JSON object."},
+            },
+        },
+    },
+}
+_TEXT_PART: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+}
+_MESSAGE: dict[str, Any] = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+        "content": {"anyOf": [_MAYBE_TEXT, {"type": "array", "items": _TEXT_PART}]},
+        "name": _MAYBE_TEXT,
+        "tool_call_id": _MAYBE_TEXT,
+        "tool_calls": {"anyOf": [{"type": "null"}, {"type": "array", "items": _FUNCTION_CALL}]},
+    },
+}
+_TOOL: dict[str, Any] = {
+    "type": "object",
+    "required": ["function"],
+    "properties": {
+        "function": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {
+                "name": {"type": "string", "minLength": 1},
+                "description": _MAYBE_TEXT,
+                "parameters": {"type": ["object", "null"]},
+            },
+        }
+    },
+}
+
+
+_TOOL_CHOICE: dict[str, Any] = {
+    "anyOf": [
+        {"enum": [None, "auto", "none", "required"]},
+        {
+            "type": "object",
+            "required": ["function"],
+            "properties": {
+                "function": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {"name": {"type": "string", "description": "Of one of the tools."}},
+                }
+            },
+        },
+    ]
+}
+Tokens = Annotated[int, Field(ge=1, lt=1 << 31), WHOLE]
+NoEmptyText = Annotated[str, Field(min_length=1)]
 
 
 class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
     include_usage: bool | None = None
 
 
@@ -43,27 +119,31 @@ class ChatBody(BaseModel):
     A null is as good as nothing, as there too.
     """
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
     model: str | None = None
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Annotated[
+        list[dict[str, Any]],
+        Field(min_length=1),
+        WithJsonSchema({"type": "array", "minItems": 1, "items": _MESSAGE}),
+    ]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: int | None = Field(None, ge=1, lt=1 << 31)
-    max_completion_tokens: int | None = Field(None, ge=1, lt=1 << 31)
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     stop: str | list[str] | None = None
-    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63), WHOLE] | None = None
     n: Literal[1] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Any = None
+    tools: Annotated[list[dict[str, Any]], WithJsonSchema({"type": "array", "items": _TOOL})] | None = None
+    tool_choice: Annotated[Any, WithJsonSchema(_TOOL_CHOICE)] = None
     response_format: dict[str, Any] | None = None
 
 
 class EmbeddingBody(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
     model: str = EMBEDDING_MODEL
-    input: str | list[str]
+    input: NoEmptyText | Annotated[list[NoEmptyText], Field(min_length=1, max_length=MAX_INPUTS)]
     encoding_format: Literal["float", "base64"] = "float"
 
 
@@ -80,7 +160,7 @@ async def get_model(name: str, platform: PlatformDep) -> dict[str, Any]:
     return _model(name)
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", responses=_ASKING)
 async def chat_completions(body: ChatBody, platform: PlatformDep) -> Any:
     name = body.model or platform.default_model
     model = platform.models.get(name)
@@ -97,11 +177,9 @@ async def chat_completions(body: ChatBody, platform: PlatformDep) -> Any:
     return EventStream(_streamed(first, chunks, answer, usage_wanted), chunks)
 
 
-@router.post("/embeddings")
+@router.post("/embeddings", responses=_ASKING)
 async def embeddings(body: EmbeddingBody, platform: PlatformDep) -> dict[str, Any]:
     texts = [body.input] if isinstance(body.input, str) else body.input
-    if not texts or len(texts) > MAX_INPUTS or not all(texts):
-        raise InvalidInput(f"input must be 1 to {MAX_INPUTS} texts, none of them empty")
     vectors, tokens = await platform.embedder.embed_counted(texts)
     data = [
         {"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)}

@@ -9,6 +9,23 @@ from starlette.types import Receive, Scope, Send
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
+
+def sse_answer(*names: str) -> dict[int | str, dict[str, Any]]:
+    """What an OpenAPI document says of a route that streams events of these names; their data is JSON."""
+    event = {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"enum": list(names)},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+            "id": {"type": "string", "pattern": "^[0-9]+$"},
+        },
+    }
+    return {
+        200: {"description": "Server-sent events", "content": {"text/event-stream": {"itemSchema": event}}}
+    }
+
+
 _background: set[asyncio.Task[None]] = set()
 
 

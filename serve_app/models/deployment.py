@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from ray.serve.config import AutoscalingConfig
 from manta.config import EMBEDDED, EmbedderSettings, ModelSettings, ReplicaSettings
 from manta.errors import ModelError
 from manta.faults import note_side_effect, reach
-from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo
+from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo, Price
 from manta.telemetry import configure_logging
 from serve_app.backends.build import build_backend
+from serve_app.models.lease import within_lease
 
 DEPLOYMENT = "model"
 LONGEST_GENERATION_S = 600.0
@@ -22,16 +24,19 @@ LONGEST_GENERATION_S = 600.0
 
 
 class ModelDeployment:
-    """One replica. Streams by `stream`; a caller that leaves is noticed at the next chunk."""
+    """One replica. Streams by `stream`; a caller that leaves is noticed at the next chunk, one that dies when its
+    lease lapses.
+    """
 
     def __init__(self, name: str, settings: ModelSettings, log_level: str) -> None:
         configure_logging(log_level)
         self._name = name
+        self._price = Price(**settings.price.model_dump())
         self._backend = build_backend(name, settings)
         self._backend.start()
 
     async def info(self) -> ModelInfo:
-        return await self._backend.info()
+        return dataclasses.replace(await self._backend.info(), price=self._price)
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return await self._backend.count_tokens(messages)
@@ -40,11 +45,12 @@ class ModelDeployment:
         hints = request.hints
         note_side_effect("model_call", run=hints.run, step=hints.step, epoch=hints.epoch, model=self._name)
         first = True
-        async for chunk in self._backend.stream(request):
-            yield chunk
-            if first:
-                reach("replica.first_token")
-                first = False
+        async with aclosing(within_lease(self._backend.stream(request), hints.deadline)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+                if first:
+                    reach("replica.first_token")
+                    first = False
 
     async def stats(self) -> dict[str, Any]:
         return {**self._backend.stats(), **_placement()}

@@ -32,9 +32,15 @@ class Awaited:
 
     def __init__(self, url: str, **options: Any) -> None:
         self._loop = asyncio.new_event_loop()
-        self._client = AsyncClient(url, **options)
+        self._client: Any = AsyncClient(url, **options)
 
     def __getattr__(self, name: str) -> Any:
+        if not callable(getattr(self._client, name)):
+            # A part of the client: the same around it.
+            room = object.__new__(Awaited)
+            room._loop, room._client = self._loop, getattr(self._client, name)
+            return room
+
         def call(*args: Any, **kwargs: Any) -> Any:
             return self._loop.run_until_complete(self._finish(getattr(self._client, name)(*args, **kwargs)))
 

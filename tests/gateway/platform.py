@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from fastapi import FastAPI
 from agents.context import LocalArtifacts
 from coordinator.service import CoordinatorService
 from manta.clock import SystemClock
-from manta.errors import NotFound, Unavailable
+from manta.config import LimitSettings
+from manta.errors import MantaError, NotFound, Unavailable
 from manta.graph import Names, parse_graph
 from manta.messages import Task
 from manta.protocols import ChatModel
@@ -33,12 +35,13 @@ class LocalActor:
     def __init__(self, target: Any) -> None:
         self._target = target
         self.away: set[str] = set()
+        self.trouble: MantaError = Unavailable("it restarts")
         self.calls: list[str] = []
 
     async def call(self, method: str, *arguments: Any, patience_s: float = 15.0) -> Any:
         self.calls.append(method)
         if method in self.away:
-            raise Unavailable("it restarts")
+            raise self.trouble
         if method == "search" and isinstance(arguments[-1], dict):
             answer = self._target.search(arguments[0], **arguments[1])
         else:
@@ -46,15 +49,39 @@ class LocalActor:
         return await answer if asyncio.iscoroutine(answer) else answer
 
 
+class LocalModel:
+    """A model of this process with what a deployment adds."""
+
+    def __init__(self, model: ChatModel) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    async def ping(self) -> bool:
+        return True
+
+    async def stats(self) -> list[dict[str, Any]]:
+        return [{"node": "here", "running": 0}]
+
+
+class LocalEmbedder(HashingEmbedder):
+    async def embed_counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        return await self.embed(texts), sum(len(text.split()) for text in texts)
+
+    async def stats(self) -> list[dict[str, Any]]:
+        return [{"node": "here", "texts": 0}]
+
+
 class LocalModels:
     def __init__(self, models: Mapping[str, ChatModel]) -> None:
-        self._models = dict(models)
+        self._models = {name: LocalModel(model) for name, model in models.items()}
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._models)
 
-    def get(self, name: str) -> ChatModel:
+    def get(self, name: str) -> LocalModel:
         if name not in self._models:
             raise NotFound(f"there is no model {name!r}", code="model_not_found")
         return self._models[name]
@@ -62,7 +89,7 @@ class LocalModels:
 
 @dataclass
 class Local:
-    """Runs of graph `hold` go on until `release` is set; graph `fail` fails, graph `echo` answers."""
+    """A platform with the graphs of `GRAPHS`. Runs of `hold` go on until `release` is set."""
 
     service: CoordinatorService
     coordinator: LocalActor
@@ -77,10 +104,57 @@ class Local:
         return response.json() if response.content else None
 
 
+GRAPHS: dict[str, dict[str, Any]] = {
+    # Goes on until it is released.
+    "hold": {"steps": [{"id": "work", "agent": "hold", "input": {"value": "${input}"}}]},
+    # Gives its input back.
+    "echo": {"steps": [{"id": "work", "agent": "echo", "input": {"value": "${input}"}}]},
+    # The one that runs when none is named.
+    "research_report": {"steps": [{"id": "work", "agent": "echo", "input": {"value": "${input}"}}]},
+    "fail": {"steps": [{"id": "work", "agent": "fail", "input": {"value": "${input}"}}]},
+    # Fails at its first try only, and says how often it was asked.
+    "flaky": {"steps": [{"id": "work", "agent": "flaky"}]},
+    # Waits for a person.
+    "ask": {
+        "steps": [
+            {"id": "draft", "agent": "echo", "input": {"value": "${input.text}"}},
+            {"id": "check", "approval": {"question": "Send it?", "show": "${steps.draft}"}},
+            {"id": "send", "agent": "echo", "input": {"value": "${steps.check.value}"}},
+        ],
+        "input_schema": {"type": "object", "required": ["text"]},
+    },
+    # A conversation: says what it was told, and how many messages the thread has.
+    "chat": {
+        "chat": True,
+        "steps": [{"id": "reply", "agent": "talk", "input": {"messages": "${input.messages}", "thread": "${thread}"}}],
+    },
+    "nested": {
+        "steps": [
+            {
+                "id": "angles",
+                "for_each": "${input.items}",
+                "input": {"item": "${item}"},
+                "graph": {"steps": [{"id": "draft", "agent": "echo", "input": {"value": "${input.item}"}}]},
+            }
+        ]
+    },
+}  # fmt: skip
+
+
+def _talk(task: Task) -> Any:
+    told, thread = task.input.get("messages") or [{"content": ""}], task.input.get("thread") or {}
+    text = f"you said {told[-1]['content']}, after {len(thread.get('messages') or [])} messages"
+    return {"messages": [{"role": "assistant", "content": text}], "turns": len(told)}
+
+
 async def start(
-    folder: Path, models: Mapping[str, ChatModel], **options: Any
+    folder: Path,
+    models: Mapping[str, ChatModel],
+    limits: LimitSettings | None = None,
+    **options: Any,
 ) -> tuple[Local, Callable[[], Any]]:
     release = asyncio.Event()
+    tries: Counter[str] = Counter()
 
     async def hold(task: Task) -> str:
         await release.wait()
@@ -92,27 +166,31 @@ async def start(
     def fail(task: Task) -> None:
         raise NotFound("nothing there", fix="look elsewhere")
 
-    agents = {"hold": hold, "echo": echo, "fail": fail}
-    graphs = {
-        name: parse_graph(
-            {"name": name, "steps": [{"id": "work", "agent": name, "input": {"value": "${input}"}}]}
-        )
-        for name in agents
-    }
+    def flaky(task: Task) -> int:
+        tries[task.scope.run] += 1
+        if tries[task.scope.run] == 1:
+            raise NotFound("not yet", fix="resume it")
+        return tries[task.scope.run]
+
+    agents = {"hold": hold, "echo": echo, "fail": fail, "flaky": flaky, "talk": _talk}
+    graphs = {name: parse_graph({"name": name, **graph}) for name, graph in GRAPHS.items()}
     runtime = FunctionRuntime(agents)
     names = Names(frozenset(agents), frozenset())
     journal = f"sqlite:///{folder}/journal.db"
-    service = CoordinatorService(journal, runtime, graphs, names, SystemClock(), "me")
+    service = CoordinatorService(journal, runtime, graphs, names, SystemClock(), "me", limits=limits)
     await service.started()
     coordinator = LocalActor(service)
-    embedder = HashingEmbedder()
-    documents = RemoteDocuments(LocalActor(DocumentStore(folder / "documents", embedder)))  # type: ignore[arg-type]
+    embedder = LocalEmbedder()
+    store = LocalActor(DocumentStore(folder / "documents", embedder))
+    documents = RemoteDocuments(store)  # type: ignore[arg-type]
+    # As its actor answers.
+    store._target.ping = lambda: True
     platform = Platform(
-        coordinator=coordinator,  # type: ignore[arg-type]
+        coordinator=coordinator,
         documents=documents,
         artifacts=LocalArtifacts(folder / "artifacts"),
         models=LocalModels(models),  # type: ignore[arg-type]
-        embedder=embedder,
+        embedder=embedder,  # type: ignore[arg-type]
         default_model=next(iter(models)),
         **options,
     )

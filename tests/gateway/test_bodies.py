@@ -82,21 +82,42 @@ BAD = {
     "surrogate in bytes": b'{"agent_id": "echo", "input": "\xed\xa0\x80", "messages": [{"a": "\xed\xa0\x80"}]}',
     "not utf-8": b'{"agent_id": "\xff", "messages": [{"a": "\xff"}]}',
     "5,000 digits": b'{"agent_id": "echo", "messages": [{}], "input": ' + b"9" * 5000 + b"}",
+    "a key twice": b'{"agent_id": "echo", "messages": [{}], "input": {"a": 1, "a": 2}}',
+    "a nul": rb'{"agent_id": "echo", "messages": [{"role": "user", "content": "\u0000"}]}',
+    "a byte order mark": b'\xef\xbb\xbf{"agent_id": "echo", "messages": [{}]}',
+    "utf-16": '{"agent_id": "echo"}'.encode("utf-16"),
     "half": b'{"agent_id": "ec',
     "no json": b"hello",
-    "empty": b"",
-    "a list": b"[]",
-    "a string": b'"x"',
 }  # fmt: skip
+NO_OBJECT = {"empty": b"", "a list": b"[]", "a string": b'"x"', "null": b"null"}
 
 
 @pytest.mark.parametrize("path", ["/runs", "/runs/wait", "/runs/stream", "/v1/chat/completions"])
 @pytest.mark.parametrize("body", BAD.values(), ids=BAD.keys())
 async def test_json_that_cannot_be_kept_is_refused(local: Local, path: str, body: bytes):
-    response = await local.http.post(path, content=body, headers=JSON)
-    assert response.status_code in (400, 422), response.text
-    assert code(path, response.json()) == "invalid_input"
+    answer = await local.json("POST", path, 400, content=body, headers=JSON)
+    assert code(path, answer) == "invalid_json"
     assert await local.json("POST", "/runs/search", json={}) == []
+
+
+@pytest.mark.parametrize(("path", "status"), [("/runs", 422), ("/v1/chat/completions", 400)])
+@pytest.mark.parametrize("body", NO_OBJECT.values(), ids=NO_OBJECT.keys())
+async def test_json_that_is_no_object_does_not_fit(local: Local, path: str, status: int, body: bytes):
+    answer = await local.json("POST", path, status, content=body, headers=JSON)
+    assert code(path, answer) == "invalid_input"
+
+
+async def test_a_nul_that_is_only_written_out_passes(local: Local):
+    body = await local.json("POST", "/runs/wait", json={"agent_id": "echo", "input": {"a": "\\u0000"}})
+    assert body["values"] == {"a": "\\u0000"}
+
+
+@pytest.mark.parametrize("path", ["/runs", "/files?name=x", "/v1/embeddings"])
+async def test_a_packed_body_is_not_unpacked(local: Local, path: str):
+    headers = {**JSON, "Content-Encoding": "gzip"}
+    answer = await local.json("POST", path, 415, content=b"\x1f\x8b", headers=headers)
+    assert code(path, answer) == "unsupported_media_type"
+    await local.json("POST", "/runs", json={"agent_id": "echo"}, headers={"Content-Encoding": "identity"})
 
 
 async def test_whole_characters_numbers_and_depths_pass(local: Local):

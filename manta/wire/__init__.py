@@ -1,0 +1,52 @@
+"""What goes over HTTP, without a transport: each call of the service as a value, its answer as a dataclass.
+
+The clients only send a `Call` and hand the response to `answer`. The calls are in `runs`, `threads`, `library`,
+`files` and `models` beside this; here are the types that callers of a client meet.
+"""
+
+from manta.wire.call import Call, answer, error_of, unreachable
+from manta.wire.values import (
+    FINAL_STATES,
+    Approval,
+    ChatReply,
+    CollectionInfo,
+    Component,
+    DocumentInfo,
+    Feedback,
+    GraphInfo,
+    Item,
+    Readiness,
+    RecordedCall,
+    Run,
+    RunResult,
+    Schedule,
+    StepState,
+    Thread,
+    ThreadState,
+    WaitingStep,
+)
+
+__all__ = [
+    "FINAL_STATES",
+    "Approval",
+    "Call",
+    "ChatReply",
+    "CollectionInfo",
+    "Component",
+    "DocumentInfo",
+    "Feedback",
+    "GraphInfo",
+    "Item",
+    "Readiness",
+    "RecordedCall",
+    "Run",
+    "RunResult",
+    "Schedule",
+    "StepState",
+    "Thread",
+    "ThreadState",
+    "WaitingStep",
+    "answer",
+    "error_of",
+    "unreachable",
+]
