@@ -12,7 +12,7 @@ define pip-install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-live test-rooms check format constraints clean
+.PHONY: help setup setup-dev demo test test-live test-rooms bench chaos check format constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,16 @@ test-live: setup-dev
 
 test-rooms: setup-dev ## The tests that start no Ray
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --ignore tests/live --ignore tests/cluster
+
+bench: setup-dev ## The benchmarks of docs/benchmarks.md; figures go to out/benchmarks
+	@mkdir -p out/benchmarks
+	@$(BIN)/python -m benchmarks.orchestration --json out/benchmarks/orchestration.json
+	@$(BIN)/python -m benchmarks.orchestration --kill
+	@$(BIN)/python -m benchmarks.scale --json out/benchmarks/scale.json
+	@$(BIN)/python -m benchmarks.scale --postgres --json out/benchmarks/takeover.json
+
+chaos: setup-dev ## Random kills of everything for ROUNDS rounds (SEED=n repeats one); takes long
+	@$(BIN)/python -m tests.faults.chaos --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))
 
 check: setup-dev ## Formatting, lint, types, the import contract
 	@$(BIN)/ruff format --check .

@@ -1,5 +1,6 @@
 """Tables of keys and fields say what the code has: nothing is missing, nothing is made up, defaults are right."""
 
+import dataclasses
 import json
 import re
 import typing
@@ -13,7 +14,8 @@ from pydantic import BaseModel
 from agents.grounding import PLAIN, STRICT
 from agents.report import SCHEMA_FILE
 from manta.config import Section, Settings
-from manta.graph import Graph, Retry, Step
+from manta.graph import KINDS, Approval, Fallback, Graph, Prompt, Repeat, Retry, Route, Step
+from manta.messages import Budget
 from tests.docs.pages import ROOT, bare, tables
 
 CONFIGURATION = ROOT / "docs/configuration.md"
@@ -80,22 +82,53 @@ def test_the_built_in_agents_are_named():
 
 
 @pytest.mark.parametrize(
-    ("number", "kind", "first"), [(0, Graph, "Field"), (1, Step, "Field"), (0, Retry, "Field of `retry`")]
+    ("number", "kind", "first"),
+    [
+        (0, Graph, "Field"),
+        (1, Step, "Field"),
+        (0, Prompt, "Field of `prompt`"),
+        (0, Route, "Field of `route`"),
+        (0, Repeat, "Field of `repeat`"),
+        (0, Fallback, "Field of `on_error`"),
+        (0, Retry, "Field of `retry`"),
+        (0, Approval, "Field of `approval`"),
+        (0, Budget, "Field of `budget`"),
+    ],
 )
-def test_fields_of_graphs(number: int, kind: type[BaseModel], first: str):
+def test_fields_of_graphs(number: int, kind: type, first: str):
     rows = tables(ROOT / "docs/graphs.md", first)[number]
-    assert [bare(row[0]) for row in rows] == list(_in_table_order(kind, rows))
-    for row in rows:
-        default = kind.model_fields[bare(row[0])].default
-        if row[1].startswith("`") and default is not None:
-            assert yaml.safe_load(bare(row[1])) == json.loads(json.dumps(default))
-
-
-def _in_table_order(kind: type[BaseModel], rows: list[list[str]]) -> Iterator[str]:
-    """The model's fields in the order of the table, then those it lacks."""
+    defaults = _defaults(kind)
     told = [bare(row[0]) for row in rows]
-    yield from (name for name in told if name in kind.model_fields)
-    yield from (name for name in kind.model_fields if name not in told)
+    assert sorted(told) == sorted(defaults)
+    assert len(told) == len(set(told))
+    for name, (_, cell, *_) in zip(told, rows, strict=True):
+        if cell.startswith("`"):
+            assert yaml.safe_load(bare(cell)) == json.loads(json.dumps(defaults[name]))
+        else:
+            assert (cell == "required") == (defaults[name] is _REQUIRED), name
+
+
+_REQUIRED = object()
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """The fields of a part of a graph, with what they are when nothing is said."""
+    if dataclasses.is_dataclass(kind):
+        return {field.name: field.default for field in dataclasses.fields(kind)}
+    fields = kind.model_fields.items()
+    return {name: _REQUIRED if field.is_required() else field.default for name, field in fields}
+
+
+def test_every_kind_of_step_is_in_the_sentence_on_them():
+    text = (ROOT / "docs/graphs.md").read_text()
+    sentence = text[text.index("Exactly one of") : text.index("says what does the work")]
+    assert re.findall(r"`(\w+)`", sentence) == list(KINDS)
+
+
+def test_what_references_may_name():
+    rows = tables(ROOT / "docs/graphs.md", "Name")[0]
+    named = {name.split(".")[0] for row in rows for name in re.findall(r"`([a-z]+)", row[0])}
+    assert named == {"input", "steps", "thread", "item", "index", "previous", "iteration", "output", "error"}
 
 
 def test_fields_of_the_report():

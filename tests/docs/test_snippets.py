@@ -13,6 +13,7 @@ import yaml
 from manta.config import load_settings
 from manta.graph import parse_graph
 from tests.docs.command_lines import command_lines, commands, refusal
+from tests.docs.graph_examples import is_example
 from tests.docs.pages import PAGES, ROOT, Block, blocks, code_marks, name_of, prose
 
 YAML = blocks("yaml")
@@ -29,8 +30,11 @@ def test_there_is_something_to_check():
 
 
 @pytest.mark.parametrize("block", YAML, ids=str)
-def test_a_yaml_block_is_a_graph_or_settings(block: Block, tmp_path: Path):
+def test_a_yaml_block_is_a_graph_or_an_example_of_one_or_settings(block: Block, tmp_path: Path):
     data = yaml.safe_load(block.text)
+    if is_example(data):
+        assert block.page == "docs/graphs.md", "examples elsewhere are not run"
+        return
     if "steps" in data:
         parse_graph(data, str(block))
         return

@@ -52,3 +52,41 @@ def note(text: str) -> dict[str, Any]:
 async def placed(context: AgentContext) -> str:
     """Runs only where the cluster has the resource its pool asks for."""
     return "here"
+
+
+def reviewer(context: AgentContext) -> Any:
+    """A LangGraph graph: the model drafts, and where it said something a recorded tool counts its words."""
+    from typing import TypedDict
+
+    from langchain_core.tools import StructuredTool
+    from langgraph.graph import END, START, StateGraph
+
+    from agents.chat_model import PlatformChatModel
+    from agents.recorded_tool import recorded_tool
+
+    class State(TypedDict, total=False):
+        topic: str
+        draft: str
+        words: int
+
+    def count(text: str) -> int:
+        """Counts the words of a text."""
+        note_side_effect("counted", run=context.task.scope.run)
+        return len(text.split())
+
+    model = PlatformChatModel(max_tokens=24)
+    counter = recorded_tool(StructuredTool.from_function(count))
+
+    async def draft(state: State) -> State:
+        return {"draft": (await model.ainvoke(f"Write a sentence about {state['topic']}.")).text}
+
+    async def measure(state: State) -> State:
+        return {"words": await counter.ainvoke({"text": state["draft"]})}
+
+    graph = StateGraph(State)
+    graph.add_node("draft", draft)
+    graph.add_node("measure", measure)
+    graph.add_edge(START, "draft")
+    graph.add_conditional_edges("draft", lambda state: "measure" if state["draft"] else END, ["measure", END])
+    graph.add_edge("measure", END)
+    return graph.compile()

@@ -1,0 +1,126 @@
+"""Coordinators in this process that share one journal and a clock that the test moves."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from coordinator.service import CoordinatorService
+from coordinator.store.records import RunRecord
+from coordinator.submission import Submission
+from manta.clock import ManualClock
+from manta.config import CoordinatorSettings, LimitSettings
+from manta.graph import Names, parse_graph
+from manta.ids import DEFAULT_TENANT, RunId
+from manta.messages import Task
+from tests.coordinator.functions import FunctionRuntime
+
+T = DEFAULT_TENANT
+Agents = Mapping[str, Callable[[Task], Any]]
+
+
+class SteppingClock(ManualClock):
+    """`jump` moves the time of day alone, as a correction of a host's clock does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._off = 0.0
+
+    def now(self) -> float:
+        return super().now() + self._off
+
+    def jump(self, seconds: float) -> None:
+        self._off += seconds
+
+
+class Colony:
+    """`members` by name, each with a runtime of its own in `runtimes`."""
+
+    def __init__(self, url: str, graph: Mapping[str, Any], clock: SteppingClock | None = None) -> None:
+        self.clock = clock or SteppingClock()
+        self._url = url
+        self._graph = parse_graph({"name": "g", **graph})
+        self.members: dict[str, CoordinatorService] = {}
+        self.runtimes: dict[str, FunctionRuntime] = {}
+
+    async def add(
+        self,
+        name: str,
+        agents: Agents,
+        *,
+        limits: LimitSettings | None = None,
+        lease_s: float = 10,
+        clock: ManualClock | None = None,
+    ) -> CoordinatorService:
+        runtime = self.runtimes[name] = FunctionRuntime(agents)
+        service = self.members[name] = CoordinatorService(
+            self._url,
+            runtime,
+            {"g": self._graph},
+            Names(frozenset(agents), frozenset()),
+            clock or self.clock,
+            name,
+            limits=limits,
+            settings=CoordinatorSettings(lease_s=lease_s),
+        )
+        await service.started()
+        return service
+
+    async def die(self, name: str) -> None:
+        """Its work stops and its lease stays, as after a SIGKILL."""
+        await self.members.pop(name).close()
+
+    async def close(self) -> None:
+        for name in list(self.members):
+            await self.die(name)
+
+    async def until(self, condition: Callable[[], Any], what: str, step_s: float = 0.25) -> Any:
+        """Let time pass until the condition holds; the time that the journal takes is not the clock's."""
+        async with asyncio.timeout(30):
+            while True:
+                found = condition()
+                if asyncio.iscoroutine(found):
+                    found = await found
+                if found:
+                    return found
+                await self.clock.advance(step_s)
+                await asyncio.sleep(0.005)
+        raise AssertionError(what)
+
+    async def pass_time(self, seconds: float, watcher: str) -> None:
+        """Second after second, each seen by the coordinator `watcher`, which then has looked for runs to take."""
+        journal = self.members[watcher].journal
+        looks, look = 0, journal.flags
+
+        async def counted(owner: str) -> Any:
+            nonlocal looks
+            found = await look(owner)
+            looks += 1
+            return found
+
+        journal.flags = counted  # type: ignore[method-assign]
+        for _ in range(round(seconds)):
+            before = looks
+            await self.clock.advance(1.0)
+            async with asyncio.timeout(10):
+                while looks == before:
+                    await asyncio.sleep(0.001)
+        del journal.flags  # type: ignore[method-assign]
+
+    async def ended(self, run: RunId, by: str) -> RunRecord:
+        async def over() -> RunRecord | None:
+            record = (await self.members[by].get(T, run))[0]
+            return record if record.status not in ("pending", "running", "waiting") else None
+
+        record: RunRecord = await self.until(over, f"the end of run {run}")
+        return record
+
+    async def state(self, run: RunId, by: str) -> str:
+        return (await self.members[by].get(T, run))[0].status
+
+
+async def submit(service: CoordinatorService, value: Any = None, **more: Any) -> RunId:
+    return (await service.submit(Submission("g", {} if value is None else value, T, **more))).id
+
+
+async def forever(task: Task) -> None:
+    await asyncio.Event().wait()
