@@ -34,6 +34,7 @@ class TorchBackend:
             max_batch=settings.max_batch,
             kv_tokens=settings.kv_tokens,
             context_window=settings.context_window,
+            quantize=settings.quantize,
         )
         engine = Engine.load(path, config)
         engine.start()

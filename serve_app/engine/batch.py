@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive tokens of one request: token i is at `position + i`, its KV at `start + position + i`.
+    """Consecutive tokens of one request: token i is at `position + i`; `pages` hold its KV from position 0 on.
 
     `wants_logits`: the last token of the segment is the last known one, so the next must be chosen.
     """
 
     tokens: tuple[int, ...]
-    start: int
+    pages: tuple[int, ...]
     position: int
     wants_logits: bool
 

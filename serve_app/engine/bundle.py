@@ -34,7 +34,7 @@ def load_bundle(path: Path, config: EngineConfig) -> ModelBundle:
     """Load everything at `path` (a .gguf file or a model folder). Raises ModelLoadError, InvalidConfig."""
     checkpoint = open_checkpoint(path)
     device = choose_device(config.device)
-    dtype = choose_dtype(config.dtype, device)
+    dtype = choose_dtype(config.dtype, device, config.quantize)
     context = min(config.context_window or checkpoint.spec.context, checkpoint.spec.context)
     if isinstance(checkpoint, GgufCheckpoint):
         name, tokenizer, template, ends = _from_gguf(checkpoint)
@@ -46,7 +46,7 @@ def load_bundle(path: Path, config: EngineConfig) -> ModelBundle:
             fix="the tokenizer belongs to another model",
         )
     try:
-        model = load_model(checkpoint, dtype, device, context)
+        model = load_model(checkpoint, dtype, device, context, config.quantize)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelLoadError(
             f"{path} does not fit in memory", fix="use a smaller model or bfloat16"

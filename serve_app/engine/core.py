@@ -35,8 +35,11 @@ class EngineCore:
     def __init__(self, bundle: ModelBundle, config: EngineConfig) -> None:
         self._bundle = bundle
         model = bundle.model
-        self._cache = KvCache(model.spec, config.kv_tokens, model.dtype, model.device)
-        self.scheduler = Scheduler(config.max_batch, config.kv_tokens, bundle.context, config.prefill_chunk)
+        self.scheduler = Scheduler(
+            config.max_batch, config.kv_tokens, bundle.context, config.prefill_chunk, config.kv_page
+        )
+        pages = self.scheduler.pages
+        self._cache = KvCache(model.spec, pages.total, pages.size, model.dtype, model.device)
         self._live: dict[str, _Live] = {}
         self._steps = 0
         self._prefill_tokens = 0
@@ -84,10 +87,10 @@ class EngineCore:
         for id in self.scheduler.lapsed(now):
             self.end(id, "cancelled")
         plan = self.scheduler.plan()
+        for copy in plan.copies:
+            self._cache.copy(copy.sources, copy.targets)
         if not plan.segments:
             return
-        for copy in plan.copies:
-            self._cache.copy(copy.source, copy.target, copy.count)
         logits = self._bundle.model.forward(plan.segments, self._cache)
         self.scheduler.advance(plan)
         self._count(plan)
@@ -111,15 +114,17 @@ class EngineCore:
             prefill_tokens=self._prefill_tokens,
             decode_tokens=self._decode_tokens,
             cached_tokens=self._cached_tokens,
+            preempted=self.scheduler.preempted,
         )
 
     def _count(self, plan: StepPlan) -> None:
         self._steps += 1
-        self._cached_tokens += sum(copy.count for copy in plan.copies)
+        self._cached_tokens += sum(copy.tokens for copy in plan.copies)
         for id, segment in zip(plan.ids, plan.segments, strict=True):
             live = self._live[id]
             live.cached = self.scheduler.running[id].cached
-            if segment.position < len(live.request.prompt_ids):
+            # After a pre-emption what was generated is read again like a prompt.
+            if segment.position < len(live.request.prompt_ids) or len(segment.tokens) > 1:
                 self._prefill_tokens += len(segment.tokens)
             else:
                 self._decode_tokens += 1

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 
 from manta.errors import ModelLoadError
 from serve_app.engine.checkpoint import open_safetensors, read_json
+from serve_app.engine.linear import Linear
 from serve_app.engine.loader import choose_dtype
-from serve_app.engine.model import Linear
 from serve_app.engine.tokenizer import Tokenizer, tokenizer_from_file
 
 _MAX_TOKENS = 256

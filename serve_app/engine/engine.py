@@ -38,7 +38,7 @@ class Engine:
         self._stopping = False
         self._failure: str | None = None
         self._thread: threading.Thread | None = None
-        self.context_window = min(bundle.context, config.kv_tokens)
+        self.context_window = min(bundle.context, self._core.scheduler.kv_places)
         self.model_name = bundle.name
         self.architecture = bundle.model.spec.architecture
 

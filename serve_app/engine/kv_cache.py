@@ -1,7 +1,6 @@
-"""The KV memory: keys and values of every layer in one row of token places, preallocated.
+"""The KV memory: keys and values of every layer in pages of token places, preallocated."""
 
-A request owns a contiguous stretch of places, so attention reads it as a view and nothing is gathered.
-"""
+from collections.abc import Sequence
 
 import torch
 
@@ -9,16 +8,39 @@ from serve_app.engine.spec import ModelSpec
 
 
 class KvCache:
-    """`keys` and `values`: per layer [kv_heads, places, head_dim]."""
+    """`keys` and `values`: per layer [pages, kv_heads, page, head_dim], so that a page of a head is one matrix."""
 
-    def __init__(self, spec: ModelSpec, places: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.places = places
-        shape = (spec.layers, 2, spec.kv_heads, places, spec.head_dim)
-        # Not zeroed: pages the load never reaches then never become resident.
-        self._memory = torch.empty(shape, dtype=dtype, device=device)
+    def __init__(
+        self, spec: ModelSpec, pages: int, page: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.pages = pages
+        self.page = page
+        self._kv_heads = spec.kv_heads
+        shape = (spec.layers, 2, pages, spec.kv_heads, page, spec.head_dim)
+        # Zeroed, because masked places are multiplied by zero, which garbage might survive. Zero pages come
+        # from the system untouched and become resident only when written.
+        self._memory = torch.zeros(shape, dtype=dtype, device=device)
         self.keys = [self._memory[layer, 0] for layer in range(spec.layers)]
         self.values = [self._memory[layer, 1] for layer in range(spec.layers)]
+        self._rows = [self._memory[layer].view(-1, spec.head_dim) for layer in range(spec.layers)]
+        heads = torch.arange(spec.kv_heads, device=device)
+        self._offsets = torch.cat((heads, heads + pages * spec.kv_heads)) * page
 
-    def copy(self, source: int, target: int, count: int) -> None:
-        """Copy `count` places; the two stretches must not overlap."""
-        self._memory[..., target : target + count, :] = self._memory[..., source : source + count, :]
+    def rows(self, pages: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        """Where tokens at places `offsets` of `pages` go, for `write`: one row for each key and value head."""
+        first = pages * (self._kv_heads * self.page) + offsets
+        return (first[:, None] + self._offsets).flatten()
+
+    def write(self, layer: int, rows: torch.Tensor, entries: torch.Tensor) -> None:
+        """Store entries [tokens, 2 * kv_heads, head_dim], keys before values."""
+        self._rows[layer].index_copy_(0, rows, entries.reshape(-1, entries.shape[-1]))
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy whole pages, in order."""
+        for source, target in zip(sources, targets, strict=True):
+            self._memory[:, :, target] = self._memory[:, :, source]
+
+    def clear(self, pages: Sequence[int]) -> None:
+        """Forget pages that hold something that is no number."""
+        for page in pages:
+            self._memory[:, :, page] = 0

@@ -1,4 +1,4 @@
-"""Rotary position embedding: one table of cosines and sines per model."""
+"""Rotary position embedding: one table of rotations per model."""
 
 import math
 
@@ -8,7 +8,7 @@ from serve_app.engine.spec import ModelSpec, RopeScaling
 
 
 def rope_table(spec: ModelSpec, context: int, factors: torch.Tensor | None = None) -> torch.Tensor:
-    """float32 [context, 2, head_dim/2]: cosines and sines. `factors` [head_dim/2] divide the frequencies."""
+    """complex64 [context, head_dim/2]: the rotation of each pair. `factors` [head_dim/2] divide the frequencies."""
     steps = torch.arange(0, spec.head_dim, 2, dtype=torch.int64).float() / spec.head_dim
     frequencies = 1.0 / (spec.rope_theta**steps)
     if factors is not None:
@@ -16,7 +16,7 @@ def rope_table(spec: ModelSpec, context: int, factors: torch.Tensor | None = Non
     elif spec.rope_scaling is not None:
         frequencies = _scale(frequencies, spec.rope_scaling)
     angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)
-    return torch.stack((angles.cos(), angles.sin()), dim=1)
+    return torch.complex(angles.cos(), angles.sin())
 
 
 def _scale(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
@@ -28,7 +28,10 @@ def _scale(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
     return frequencies / scaling.factor * (1 - blend) + frequencies * blend
 
 
-def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate [tokens, heads, head_dim] by cos and sin [tokens, 1, head_dim/2]."""
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+def side_by_side(rows: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows of whole heads (q and k weights, biases, norms) with each rotary pair side by side.
+
+    Checkpoints keep the two of a pair half a head apart. Together they are one complex number, and a rotation
+    one multiplication; products of queries and keys do not see the order.
+    """
+    return rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)

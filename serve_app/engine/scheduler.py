@@ -1,58 +1,53 @@
-"""What each step computes: a pure state machine over requests and KV places. No torch, no time, no threads.
+"""What each step computes: a pure state machine over requests and KV pages. No torch, no time, no threads.
 
-A request reserves the places it can at most need before it starts, so a running one never has to be thrown
-out. The places of finished requests are kept as long as nobody needs them: a later prompt with the same
-beginning copies it instead of computing it.
+A request is admitted when its prompt fits and those that run have room to grow; it takes further pages as it
+goes. When none is left, the one that ranks last is pre-empted: its tokens stay, its KV is kept as long as
+nobody needs the room, and it goes on later where it was. The KV of finished requests is kept likewise: a later
+prompt with the same beginning copies it instead of computing it.
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
 from manta.errors import Conflict, ContextLengthExceeded, InvalidInput
 from serve_app.engine.batch import Segment
-from serve_app.engine.kv_space import KvSpace
-
-# Copying fewer tokens than this saves nothing worth the search.
-_MIN_SHARED = 16
-# Bounds the search for a shared beginning.
-_MAX_KEPT = 64
+from serve_app.engine.kept_kv import MIN_SHARED, KeptKv, shared_prefix
+from serve_app.engine.kv_pages import KvPages
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A request in the scheduler: `tokens` are prompt and output so far, `computed` of them are in KV."""
+    """A request in the scheduler: `tokens` are prompt and output so far, `computed` of them are in KV.
+
+    `rank` orders requests, lowest first; `longest` is how many tokens it can come to.
+    """
 
     id: str
     tokens: list[int]
     prompt_length: int
-    places: int
-    priority: int
+    longest: int
+    rank: tuple[int, int]
     deadline: float | None
-    start: int = -1
+    pages: list[int] = field(default_factory=list)
     computed: int = 0
     cached: int = 0
     shared_checked: bool = False
+    resumed: bool = False
 
     @property
-    def prefilling(self) -> bool:
-        return self.computed < self.prompt_length
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """KV of a finished request that may be reused or dropped: `tokens`, one place each, from `start` on."""
-
-    tokens: tuple[int, ...]
-    start: int
+    def decoding(self) -> bool:
+        return self.computed >= self.prompt_length and len(self.tokens) - self.computed == 1
 
 
 @dataclass(frozen=True, slots=True)
 class KvCopy:
-    source: int
-    target: int
-    count: int
+    """Whole pages to copy, in order. `tokens` of a prompt need not be computed for it (0: just a move)."""
+
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +67,20 @@ class Scheduler:
     kv_places: int
     context: int
     prefill_chunk: int
-    space: KvSpace = field(init=False)
+    page: int = 128
+    pages: KvPages = field(init=False)
+    kept: KeptKv = field(init=False)
     running: dict[str, Slot] = field(default_factory=dict)
+    preempted: int = 0
     _known: dict[str, Slot] = field(default_factory=dict)
-    _queue: list[tuple[int, int, Slot]] = field(default_factory=list)
-    kept: list[Kept] = field(default_factory=list)
+    _queue: list[tuple[tuple[int, int], Slot]] = field(default_factory=list)
+    _moves: list[KvCopy] = field(default_factory=list)
     _arrivals: "count[int]" = field(default_factory=count)
 
     def __post_init__(self) -> None:
-        self.space = KvSpace(self.kv_places)
+        self.pages = KvPages(self.kv_places, self.page)
+        self.kv_places = self.pages.total * self.pages.size
+        self.kept = KeptKv(self.pages)
 
     @property
     def waiting(self) -> int:
@@ -89,7 +89,7 @@ class Scheduler:
     @property
     def reserved(self) -> int:
         """Places held by running requests; what is only kept for reuse does not count."""
-        return sum(slot.places for slot in self.running.values())
+        return sum(len(slot.pages) for slot in self.running.values()) * self.pages.size
 
     def check(self, prompt_length: int, max_tokens: int) -> None:
         """Raises ContextLengthExceeded for a request that could never run, InvalidInput for an empty one."""
@@ -116,9 +116,10 @@ class Scheduler:
         self.check(len(tokens), max_tokens)
         if id in self._known:
             raise Conflict(f"request {id!r} is already in the engine", fix="use a new id")
-        slot = Slot(id, tokens, len(tokens), len(tokens) + max_tokens, priority, deadline)
+        rank = (priority, next(self._arrivals))
+        slot = Slot(id, tokens, len(tokens), len(tokens) + max_tokens, rank, deadline)
         self._known[id] = slot
-        heapq.heappush(self._queue, (priority, next(self._arrivals), slot))
+        heapq.heappush(self._queue, (rank, slot))
 
     def renew(self, id: str, deadline: float | None) -> None:
         """Move a deadline; unknown ids are ignored, since the request may just have ended."""
@@ -129,35 +130,34 @@ class Scheduler:
         """Ids whose deadline has passed."""
         return [s.id for s in self._known.values() if s.deadline is not None and s.deadline <= now]
 
-    def remove(self, id: str) -> None:
-        """Forget a request, waiting or running; its KV is kept while nobody needs the room."""
+    def remove(self, id: str, *, keep: bool = True) -> None:
+        """Forget a request, waiting or running; its KV is kept while nobody needs the room, or not at all."""
         slot = self._known.pop(id, None)
         if slot is None or self.running.pop(id, None) is None:
             return
-        filled = slot.computed if slot.computed >= _MIN_SHARED else 0
-        self.space.give_back(slot.start + filled, slot.places - filled)
-        if filled:
-            self.kept.append(Kept(tuple(slot.tokens[:filled]), slot.start))
-        if len(self.kept) > _MAX_KEPT:
-            self._drop(self.kept[0])
+        moves = self.kept.add(slot.tokens[: slot.computed if keep else 0], slot.pages, move=True)
+        self._moves.extend(KvCopy((source,), (target,)) for source, target in moves)
 
     def plan(self) -> StepPlan:
         """Admit what fits and lay out a step: all decoding requests, then prompt chunks within the budget."""
         self._admit()
         copies: list[KvCopy] = []
         chosen: list[tuple[str, Segment]] = []
-        budget = self.prefill_chunk
-        for slot in self.running.values():
-            if not slot.prefilling:
+        # The best rank first: who grows can then pre-empt only requests that were not looked at yet.
+        for slot in sorted(self.running.values(), key=lambda s: s.rank):
+            if slot.decoding and slot.id in self.running and self._grow(slot):
                 chosen.append((slot.id, self._segment(slot, 1)))
-        for slot in sorted(self.running.values(), key=lambda s: s.priority):
-            if not slot.prefilling or budget < 1:
+        budget = self.prefill_chunk
+        for slot in sorted(self.running.values(), key=lambda s: s.rank):
+            if slot.decoding or budget < 1:
                 continue
             copies.extend(self._share(slot))
             size = min(budget, len(slot.tokens) - slot.computed)
             chosen.append((slot.id, self._segment(slot, size)))
             budget -= size
-        return StepPlan(tuple(copies), tuple(id for id, _ in chosen), tuple(segment for _, segment in chosen))
+        moves, self._moves = self._moves, []
+        ids, segments = [id for id, _ in chosen], [segment for _, segment in chosen]
+        return StepPlan((*moves, *copies), tuple(ids), tuple(segments))
 
     def advance(self, plan: StepPlan) -> None:
         """Record that a plan's tokens are in the KV memory now."""
@@ -170,68 +170,73 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self._queue and len(self.running) < self.max_batch:
-            slot = self._queue[0][2]
+            slot = self._queue[0][1]
             if self._known.get(slot.id) is slot:
-                start = self._take(slot)
-                if start is None:
+                if not self._fits(slot):
                     # What comes later must not overtake, or a long request would starve.
                     return
-                slot.start = start
+                self._take(slot, self.pages.needed(len(slot.tokens)))
                 self.running[slot.id] = slot
             heapq.heappop(self._queue)
 
-    def _take(self, slot: Slot) -> int | None:
-        """A stretch for the request, dropping kept KV (the oldest first, the most useful last) as needed."""
-        if slot.places > self.kv_places - self.reserved:
-            return None
-        useful = max(self.kept, key=lambda kept: shared_prefix(kept.tokens, slot.tokens), default=None)
-        while (start := self.space.take(slot.places)) is None:
-            if not self.kept:
-                return None
-            self._drop(next((kept for kept in self.kept if kept is not useful), self.kept[0]))
-        return start
+    def _fits(self, slot: Slot) -> bool:
+        """Whether there is room for its tokens, and one more page for each that may yet need one."""
+        if not self.running:
+            return True
+        growing = [slot, *self.running.values()]
+        needed = self.pages.needed(len(slot.tokens))
+        held = {slot.id: needed, **{s.id: len(s.pages) for s in self.running.values()}}
+        reserve = sum(held[s.id] < self.pages.needed(s.longest) for s in growing)
+        return needed + reserve <= self.pages.free + self.kept.pages_held
 
-    def _drop(self, kept: Kept) -> None:
-        self.kept.remove(kept)
-        self.space.give_back(kept.start, len(kept.tokens))
+    def _grow(self, slot: Slot) -> bool:
+        """Make room for its next token; False when it had to give way itself."""
+        while len(slot.pages) * self.pages.size < len(slot.tokens):
+            if not (self.pages.free or self.kept.pages_held):
+                last = max(self.running.values(), key=lambda s: s.rank)
+                self._preempt(last)
+                if last is slot:
+                    return False
+            self._take(slot, 1)
+        return True
+
+    def _take(self, slot: Slot, count: int) -> None:
+        while self.pages.free < count:
+            self.kept.drop_page(spare=slot.tokens)
+        slot.pages.extend(self.pages.take_lowest() for _ in range(count))
+
+    def _preempt(self, slot: Slot) -> None:
+        """Take a running request's room; it queues again, in its old place, with all its tokens."""
+        self.preempted += 1
+        del self.running[slot.id]
+        self.kept.add(slot.tokens[: slot.computed], slot.pages, move=False)
+        slot.pages, slot.computed = [], 0
+        slot.shared_checked, slot.resumed = False, True
+        heapq.heappush(self._queue, (slot.rank, slot))
 
     def _share(self, slot: Slot) -> list[KvCopy]:
         """Copy the longest known beginning of a prompt whose computing is about to start."""
         if slot.shared_checked:
             return []
         slot.shared_checked = True
-        best, source = 0, None
-        donors = [(k.tokens, k.start, k) for k in self.kept]
-        computed = [(s.tokens[: s.computed], s.start, None) for s in self.running.values() if s is not slot]
-        for tokens, start, kept in [*donors, *computed]:
-            # The last prompt token is always computed, because its logits choose the next.
-            shared = min(shared_prefix(tokens, slot.tokens), slot.prompt_length - 1)
-            if shared > best:
-                best, source = shared, (start, kept)
-        if best < _MIN_SHARED or source is None:
+        # The last token is always computed, because its logits choose the next.
+        wanted = slot.tokens[:-1]
+        best, pages = self.kept.longest(wanted)
+        for other in self.running.values():
+            if other is not slot:
+                shared = shared_prefix(other.tokens[: other.computed], wanted)
+                if shared > best:
+                    best, pages = shared, tuple(other.pages)
+        if best < MIN_SHARED:
             return []
-        if source[1] is not None:
-            self.kept.remove(source[1])
-            self.kept.append(source[1])
-        slot.computed = slot.cached = best
-        return [KvCopy(source[0], slot.start, best)]
+        slot.computed = best
+        if not slot.resumed:
+            slot.cached = best
+        filled = self.pages.needed(best)
+        return [KvCopy(pages[:filled], tuple(slot.pages[:filled]), best)]
 
     @staticmethod
     def _segment(slot: Slot, size: int) -> Segment:
         begin = slot.computed
         tokens = tuple(slot.tokens[begin : begin + size])
-        return Segment(tokens, slot.start, begin, wants_logits=begin + size == len(slot.tokens))
-
-
-def shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many first tokens are equal."""
-    low, high = 0, min(len(left), len(right))
-    own = tuple(left[:high])
-    other = tuple(right[:high])
-    while low < high:
-        middle = (low + high + 1) // 2
-        if own[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+        return Segment(tokens, tuple(slot.pages), begin, wants_logits=begin + size == len(slot.tokens))

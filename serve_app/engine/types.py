@@ -61,7 +61,9 @@ class EngineConfig:
 
     `dtype`: auto, float32 or bfloat16; auto is bfloat16 only where the processor multiplies it natively.
     `device`: auto, cpu or cuda[:n]. `threads`: 0 leaves torch's own choice. `kv_tokens` bounds the KV
-    memory. `context_window`: 0 takes the model's. `prefill_chunk`: prompt tokens computed per step.
+    memory, `kv_page` is the number of places handed out at once. `context_window`: 0 takes the model's.
+    `prefill_chunk`: prompt tokens computed per step. `quantize`: none, int8, int4, or mixed (the outputs of
+    attention and MLP in 16 bits, the rest in 8); on the CPU only.
     """
 
     dtype: str = "auto"
@@ -71,11 +73,15 @@ class EngineConfig:
     kv_tokens: int = 16384
     context_window: int = 0
     prefill_chunk: int = 512
+    kv_page: int = 128
+    quantize: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Counters since start, and the present load. `cached_tokens` counts prompt tokens not recomputed."""
+    """Counters since start, and the present load. `cached_tokens` counts prompt tokens not recomputed,
+    `preempted` how often a request gave its KV memory to another.
+    """
 
     waiting: int
     running: int
@@ -85,3 +91,4 @@ class EngineStats:
     prefill_tokens: int
     decode_tokens: int
     cached_tokens: int
+    preempted: int

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,12 +11,19 @@ from manta.errors import ContextLengthExceeded, InvalidInput, ModelError
 from serve_app.engine.batch import Segment
 from serve_app.engine.bundle import ModelBundle
 from serve_app.engine.core import EngineCore
-from serve_app.engine.engine import Engine, EngineConfig, EngineOutput, GenerationRequest, SamplingParams
+from serve_app.engine.engine import (
+    Engine,
+    EngineConfig,
+    EngineOutput,
+    EngineStats,
+    GenerationRequest,
+    SamplingParams,
+)
 from serve_app.engine.kv_cache import KvCache
 from serve_app.engine.model import LanguageModel
 from tests.engine.support import DEADLINE, QUESTIONS, Collector, generate
 
-CONFIG = EngineConfig(dtype="float32", max_batch=4, kv_tokens=1024, prefill_chunk=64)
+CONFIG = EngineConfig(dtype="float32", max_batch=4, kv_tokens=1024, prefill_chunk=64, kv_page=32)
 ENDLESS = SamplingParams(max_tokens=200, ignore_eos=True)
 
 
@@ -222,6 +229,48 @@ def test_batched_equals_single(small: ModelBundle) -> None:
     while core.busy:
         core.step(0.0)
     assert [heard.tokens(str(index)) for index in range(12)] == single
+
+
+@dataclass(frozen=True)
+class Ran:
+    heard: Collector
+    stats: EngineStats
+
+
+def run_all(bundle: ModelBundle, config: EngineConfig, requests: Sequence[GenerationRequest]) -> Ran:
+    """Step a core of its own until all have ended."""
+    core, heard = EngineCore(bundle, config), Collector()
+    for each in requests:
+        core.add(each, heard)
+    while core.busy:
+        core.step(0.0)
+    return Ran(heard, core.stats())
+
+
+@pytest.mark.parametrize("params", [ENDLESS, replace(ENDLESS, temperature=0.9, top_p=0.9, seed=5)])
+def test_preempted_equals_undisturbed(small: ModelBundle, params: SamplingParams) -> None:
+    prompts = [tuple(small.tokenizer.encode(question))[:40] for question in QUESTIONS[:4]]
+    requests = [
+        GenerationRequest(str(index), prompt, replace(params, max_tokens=60), priority=index % 2)
+        for index, prompt in enumerate(prompts)
+    ]
+    roomy = run_all(small, replace(CONFIG, kv_tokens=2048, max_batch=1), requests)
+    tight = run_all(small, replace(CONFIG, kv_tokens=160, kv_page=8), requests)
+    assert roomy.stats.preempted == 0
+    assert tight.stats.preempted > 0
+    for each in requests:
+        assert tight.heard.tokens(each.id) == roomy.heard.tokens(each.id)
+        last = tight.heard.last(each.id)
+        assert (last.finish_reason, last.output_tokens) == ("length", 60)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_chunked_prefill_equals_whole(small: ModelBundle, chunk: int) -> None:
+    prompt = tuple(small.tokenizer.encode(QUESTIONS[4]))
+    wanted = GenerationRequest("a", prompt, replace(ENDLESS, max_tokens=20))
+    whole = run_all(small, CONFIG, [wanted])
+    parts = run_all(small, replace(CONFIG, prefill_chunk=chunk), [wanted])
+    assert parts.heard.tokens("a") == whole.heard.tokens("a")
 
 
 def test_a_seed_repeats_whatever_else_runs(engine: Engine) -> None:

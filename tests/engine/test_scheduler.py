@@ -11,8 +11,8 @@ from manta.errors import Conflict, ContextLengthExceeded, InvalidInput
 from serve_app.engine.scheduler import Scheduler, StepPlan, shared_prefix
 
 
-def make(max_batch: int = 4, kv: int = 256, context: int = 256, chunk: int = 32) -> Scheduler:
-    return Scheduler(max_batch, kv, context, chunk)
+def make(max_batch: int = 4, kv: int = 256, context: int = 256, chunk: int = 32, page: int = 16) -> Scheduler:
+    return Scheduler(max_batch, kv, context, chunk, page)
 
 
 def prompt(length: int, first: int = 0) -> list[int]:
@@ -71,7 +71,7 @@ def test_lower_priority_number_first_then_arrival() -> None:
 
 
 def test_a_request_that_does_not_fit_yet_is_not_overtaken() -> None:
-    scheduler = make(kv=100, context=100)
+    scheduler = make(kv=100, context=100, page=10)
     scheduler.add("first", prompt(50), max_tokens=10)
     scheduler.add("large", prompt(60, first=100), max_tokens=10)
     scheduler.add("small", prompt(5, first=500), max_tokens=5)
@@ -134,11 +134,12 @@ def test_a_shared_beginning_is_copied_not_computed() -> None:
     scheduler.remove("a")
     scheduler.add("b", [*prompt(30), 777, 778], max_tokens=4)
     plan = scheduler.plan()
-    (copy,) = plan.copies
-    assert copy.count == 30
+    (copy,) = (copy for copy in plan.copies if copy.tokens)
+    assert copy.tokens == 30
+    assert len(copy.sources) == 2
     assert plan.segments[0].tokens == (777, 778)
     assert plan.segments[0].position == 30
-    assert copy.target == scheduler.running["b"].start
+    assert copy.targets == tuple(scheduler.running["b"].pages)
 
 
 def test_the_same_prompt_again_computes_only_its_last_token() -> None:
@@ -147,20 +148,38 @@ def test_the_same_prompt_again_computes_only_its_last_token() -> None:
     play(scheduler, scheduler.plan())
     scheduler.add("b", prompt(40), max_tokens=4)
     plan = scheduler.plan()
-    assert plan.copies[0].count == 39
+    assert plan.copies[0].tokens == 39
     assert [len(segment.tokens) for segment in plan.segments] == [1, 1]
 
 
 def test_kept_kv_makes_room_when_it_is_needed() -> None:
-    scheduler = make(kv=100, context=100, chunk=100)
+    scheduler = make(kv=112, context=112, chunk=100)
     for index in range(5):
         scheduler.add(str(index), prompt(70, first=100 * index), max_tokens=30)
         plan = scheduler.plan()
         assert plan.ids == (str(index),)
         play(scheduler, plan)
         scheduler.remove(str(index))
-    assert scheduler.space.used <= 100
+    assert scheduler.pages.used == scheduler.kept.pages_held <= scheduler.pages.total
     assert scheduler.reserved == 0
+
+
+def test_growth_preempts_who_ranks_last_and_it_goes_on_where_it_was() -> None:
+    scheduler = make(kv=64, context=64, chunk=100)
+    scheduler.add("late", prompt(16, first=100), max_tokens=40, priority=1)
+    play(scheduler, scheduler.plan())
+    scheduler.add("early", prompt(14), max_tokens=40)
+    made = {"late": 1, "early": 0}
+    for _ in range(200):
+        for id in play(scheduler, scheduler.plan()):
+            made[id] += 1
+            if made[id] == 40:
+                scheduler.remove(id)
+        if scheduler.preempted and made["early"] < 40:
+            assert set(scheduler.running) == {"early"}
+            assert scheduler.waiting == 1
+    assert scheduler.preempted >= 1
+    assert made == {"late": 40, "early": 40}
 
 
 @given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40))
@@ -171,8 +190,8 @@ def test_shared_prefix(left: list[int], right: list[int]) -> None:
 
 
 REQUEST = st.tuples(
-    st.integers(1, 60),  # prompt length
-    st.integers(1, 12),  # max_tokens
+    st.integers(1, 32),  # prompt length
+    st.integers(1, 12) | st.just(40),  # max_tokens
     st.integers(0, 3),  # priority
     st.integers(0, 12),  # step of arrival
     st.one_of(st.none(), st.integers(0, 30)),  # step of cancellation
@@ -182,13 +201,18 @@ REQUEST = st.tuples(
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.lists(REQUEST, max_size=14), st.integers(1, 4), st.integers(72, 160), st.integers(1, 40), st.booleans()
+    st.lists(REQUEST, max_size=14),
+    st.integers(1, 4),
+    st.integers(72, 160),
+    st.integers(1, 40),
+    st.booleans(),
+    st.sampled_from((1, 4, 24)),
 )
 def test_no_request_is_lost_and_kv_is_never_overcommitted(
-    requests, max_batch, kv, chunk, finish_early
+    requests, max_batch, kv, chunk, finish_early, page
 ) -> None:
-    """Every request ends, each place belongs to one owner, and each planned token finds its past in KV."""
-    scheduler = make(max_batch, kv, context=kv, chunk=chunk)
+    """Every request ends, each page belongs to one owner, and each planned token finds its past in KV."""
+    scheduler = make(max_batch, kv, context=kv, chunk=chunk, page=page)
     memory: dict[int, tuple[int, ...]] = {}  # place -> the tokens up to and with the one kept there
     made = {str(index): 0 for index in range(len(requests))}
     ended: set[str] = set()
@@ -201,7 +225,7 @@ def test_no_request_is_lost_and_kv_is_never_overcommitted(
                 scheduler.remove(str(index))
                 ended.add(str(index))
         plan = scheduler.plan()
-        _check_ownership(scheduler, max_batch, kv)
+        _check_ownership(scheduler, max_batch)
         _fill(memory, plan, scheduler)
         for id in play(scheduler, plan):
             made[id] += 1
@@ -218,26 +242,30 @@ def test_no_request_is_lost_and_kv_is_never_overcommitted(
     assert scheduler.reserved == 0
 
 
-def _check_ownership(scheduler: Scheduler, max_batch: int, kv: int) -> None:
+def _check_ownership(scheduler: Scheduler, max_batch: int) -> None:
     assert len(scheduler.running) <= max_batch
-    owned = [
-        place for slot in scheduler.running.values() for place in range(slot.start, slot.start + slot.places)
-    ]
-    owned += [place for kept in scheduler.kept for place in range(kept.start, kept.start + len(kept.tokens))]
-    assert len(owned) == len(set(owned)) == scheduler.space.used
-    assert all(0 <= place < kv for place in owned)
+    owned = [page for slot in scheduler.running.values() for page in slot.pages]
+    kept = [page for entry in scheduler.kept.entries for page in entry.pages]
+    assert len(kept) == scheduler.kept.pages_held
+    owned += kept
+    assert len(owned) == len(set(owned)) == scheduler.pages.used
+    assert all(0 <= page < scheduler.pages.total for page in owned)
 
 
 def _fill(memory: dict[int, tuple[int, ...]], plan: StepPlan, scheduler: Scheduler) -> None:
+    size = scheduler.pages.size
     for copy in plan.copies:
-        for offset in range(copy.count):
-            memory[copy.target + offset] = memory[copy.source + offset]
+        for source, target in zip(copy.sources, copy.targets, strict=True):
+            for offset in range(size):
+                memory[target * size + offset] = memory.get(source * size + offset, ())
     for id, segment in zip(plan.ids, plan.segments, strict=True):
         assert segment.tokens
         slot = scheduler.running[id]
-        for offset in range(len(segment.tokens)):
-            position = segment.position + offset
-            past = tuple(slot.tokens[: position + 1])
-            memory[segment.start + position] = past
-            if position:
-                assert memory[segment.start + position - 1] == past[:-1]
+        assert segment.pages == tuple(slot.pages)
+        for position in range(segment.position, segment.end):
+            memory[segment.pages[position // size] * size + position % size] = tuple(
+                slot.tokens[: position + 1]
+            )
+        for position in range(segment.end):
+            place = segment.pages[position // size] * size + position % size
+            assert memory[place] == tuple(slot.tokens[: position + 1])
