@@ -1,7 +1,6 @@
 """The places where one part can be swapped for another. What is handed in at composition satisfies these."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 

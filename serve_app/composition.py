@@ -9,12 +9,13 @@ from agents.actor import Coordinators, Relay
 from agents.context import LocalArtifacts
 from agents.host import HostParts
 from agents.hosting import Hosting
+from coordinator.graph_library import load_library
 from coordinator.submission import check_schemas
 from coordinator.webhook_post import signing_keys
 from manta.clock import SystemClock
 from manta.config import EMBEDDED, EmbedderSettings, ModelSettings, Settings
 from manta.errors import InvalidConfig, ModelLoadError
-from manta.graph import Graph, Names, check_names, embed, load_graph
+from manta.graph import Graph, Names, check_names
 from serve_app.coordinators import AnyCoordinator, coordinator_names
 from serve_app.gateway.deps import Platform
 from serve_app.gateway.guard import allowed_hosts
@@ -22,7 +23,6 @@ from serve_app.models.handles import ServeEmbedder, ServeModels
 from tools.actor import RemoteDocuments
 
 OUR_PACKAGES = ("agents", "coordinator", "manta", "serve_app", "tools")
-READY_GRAPHS = Path(coordinator.__file__).parent / "graphs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +80,11 @@ class Composition:
         Raises:
             InvalidGraph: one of them cannot run here.
         """
-        ready = [load_graph(path) for path in sorted(READY_GRAPHS.glob("*.yaml"))]
-        own = self._own_graphs()
-        library = {graph.name: graph for graph in (*ready, *own)}
-        whole = {name: embed(graph, library) for name, graph in library.items()}
-        for graph in own:
-            check_names(whole[graph.name], self.names())
-            check_schemas(whole[graph.name])
-        return whole
-
-    def _own_graphs(self) -> list[Graph]:
-        return [load_graph(self._own_path(name, path)) for name, path in self.settings.graphs.items()]
-
-    def _own_path(self, name: str, path: str) -> Path:
-        full = self.settings.project / path
-        if not full.is_file():
-            raise InvalidConfig(
-                f"graphs.{name}: there is no file {full}", fix="paths start from manta.yaml's folder"
-            )
-        return full
+        graphs = load_library(self.settings)
+        for graph in graphs.values():
+            check_names(graph, self.names())
+            check_schemas(graph)
+        return graphs
 
     def names(self) -> Names:
         return Names(frozenset(self.settings.agents), frozenset(self.settings.tools))
@@ -145,8 +131,9 @@ class Composition:
         """
         settings = self.settings
         own_code = bool(settings.tools) or any(agent.use for agent in settings.agents.values())
-        own_steps = [step for graph in self._own_graphs() for step in graph.all_steps()]
-        own_code = own_code or any(step.call or step.runnable for step in own_steps)
+        steps = [step for graph in load_library(settings).values() for step in graph.all_steps()]
+        paths = [path for step in steps for path in (step.call, step.runnable) if path]
+        own_code = own_code or any(path.split(".")[0] not in OUR_PACKAGES for path in paths)
         if not (settings.ships_code and own_code):
             return {}
         root = Path(coordinator.__file__).parent.parent

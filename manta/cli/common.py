@@ -37,7 +37,9 @@ def say(line: str, *, style: str = "", to_stderr: bool = False) -> None:
 def say_table(table: Table) -> None:
     """In a file or a pipe nothing is wrapped or cut off for want of room."""
     console = out()
-    console.print(table, width=None if console.is_terminal else max(console.width, WIDE))
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)
+    console.print(table)
 
 
 def say_json(value: Any) -> None:

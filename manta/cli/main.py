@@ -34,8 +34,9 @@ Multi-agent orchestration on Ray: durable runs, checked reports, your own models
   manta approvals                                 what waits for you
   manta down                                      stop everything
 
-[bold]Exit status[/bold]  0 done · 1 an error, in one line on stderr · 2 wrong usage · 3 the run waits for a person ·
-130 interrupted
+[bold]Exit status[/bold]
+
+  0 done · 1 an error, in one line on stderr · 2 wrong usage · 3 it waits for a person · 130 interrupted
 """
 
 app = typer.Typer(

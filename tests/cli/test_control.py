@@ -225,7 +225,7 @@ def test_schedules(platform: Apart, client: Client):
     assert json.loads(done(platform, "schedules", "list", "--json"))["enabled"] is True
     done(platform, "schedules", "remove", name)
     assert client.schedules.list(graph="echo") == []
-    off = done(platform, "schedules", "add", "echo", "@daily", "--disabled")
+    off = done(platform, "schedules", "add", "echo", "0 0 * * *", "--disabled")
     assert "when it is enabled" in off
     done(platform, "schedules", "remove", off.split()[1])
     for wrong in (["none", "0 7 * * *"], ["echo", "often"], ["echo", "0 7 * * *", "--timezone", "Mars"]):

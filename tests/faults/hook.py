@@ -39,5 +39,4 @@ class Hook:
             writer.close()
 
     def _note(self, body: dict[str, Any]) -> None:
-        run = body["run"] if "run" in body else body
-        self.told[run.get("id") or run["run_id"]].append(run["status"])
+        self.told[body["id"]].append(body["status"])

@@ -21,13 +21,15 @@ Request = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`finished_at` is set once the outcome is committed."""
+    """As it was last begun, under `epoch`. `finished_at` is set once the outcome is committed."""
 
     request: Request
     name: str
     idempotent: bool
     state: str
     failed: bool
+    epoch: int
+    begun_at: float
     finished_at: float | None
 
 
@@ -38,6 +40,7 @@ class Story:
     run: str
     tenant: str
     status: str
+    epoch: int
     held: Mapping[str, int]
     used: Mapping[str, int]
     steps: Sequence[tuple[str, str]]
@@ -81,12 +84,16 @@ def violations(
     acknowledged: Iterable[tuple[str, str]],
     ledger: Sequence[Line],
     in_flight: Sequence[Request] | None = None,
+    *,
+    zombies: bool = False,
 ) -> list[str]:
     """What went wrong, in words; empty when nothing did.
 
     Args:
         acknowledged: tenants and runs whose creation was answered.
         in_flight: the calls that had no outcome at each of the deaths; None if nobody knows.
+        zombies: some processes stood still for a while. A call that one had begun and not yet made is made when it
+            wakes, which nobody can hinder; it has an epoch that is over.
     """
     there = {(story.tenant, story.run) for story in stories}
     found = [
@@ -105,6 +112,8 @@ def violations(
     tenants = {story.tenant for story in stories}
     for story in stories:
         own = lines[story.run]
+        if zombies:
+            own = [line for line in own if not _is_of_a_zombie(story, line)]
         wrong = [*_unfinished(story), *of_events(story.events), *_of_calls(story, own, in_flight)]
         wrong += [*_after_the_end(story, own), *_of_others(story, own, tenants - {story.tenant})]
         found += [f"run {story.run} of {story.tenant}: {what}" for what in wrong]
@@ -156,6 +165,14 @@ def _is_late(line: Line, call: Call) -> bool:
     return call.finished_at is not None and float(line["at"]) > call.finished_at
 
 
+def _is_of_a_zombie(story: Story, line: Line) -> bool:
+    """Made under a claim that was over: another had begun the call anew, or the run was cancelled."""
+    call = next((call for call in story.calls if call.request == request_of(line)), None)
+    if call is not None and line["epoch"] < call.epoch and line["at"] > call.begun_at:
+        return True
+    return bool(story.cancelled_at and line["epoch"] < story.epoch and line["at"] > story.cancelled_at)
+
+
 def _after_the_end(story: Story, lines: Sequence[Line]) -> list[str]:
     at = story.cancelled_at
     late = [line for line in lines if at is not None and float(line["at"]) > at]
@@ -189,6 +206,7 @@ def _story(connection: Connection, run: Row[Any]) -> Story:
         run=run.id,
         tenant=run.tenant,
         status=run.status,
+        epoch=run.epoch,
         held={name: run._mapping[name] for name in ("open_calls", *RESERVED_FIELDS)},
         used={name: run._mapping[name] for name in counted},
         steps=[(step.key, step.state) for step in its_steps],
@@ -203,4 +221,5 @@ def _story(connection: Connection, run: Row[Any]) -> Story:
 def _call(row: Row[Any]) -> Call:
     request = (row.run_id, row.step, row.request_hash)
     failed = row.error is not None
-    return Call(request, row.name, row.idempotent, row.state, failed, row.finished_at)
+    own = (row.idempotent, row.state, failed, row.epoch, row.begun_at, row.finished_at)
+    return Call(request, row.name, *own)

@@ -1,6 +1,7 @@
 """A coordinator in a process of its own, that can be killed at a named point, stopped, and asked like an actor."""
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import signal
@@ -34,8 +35,8 @@ class Options:
     url: str
     name: str = "one"
     environment: Mapping[str, str] = field(default_factory=dict)
-    limits: LimitSettings = LimitSettings()
-    settings: CoordinatorSettings = CoordinatorSettings()
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    settings: CoordinatorSettings = field(default_factory=CoordinatorSettings)
     webhook_lease_s: float = webhooks.LEASE_S
 
 
@@ -136,6 +137,7 @@ class _CallLog:
 
 def _serve(connection: Connection, options: Options) -> None:
     os.environ.update(options.environment)
+    logging.basicConfig(filename=options.folder / f"{options.name}.log", level=logging.INFO)
     webhooks.LEASE_S = options.webhook_lease_s
     # What is only a matter of patience.
     chores.LOOK_S, live_runs.THREAD_RETRY_S = 0.2, 0.2

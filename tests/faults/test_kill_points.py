@@ -1,4 +1,4 @@
-"""SIGKILL at every named point, also while recovering: an oracle outside the store tells what was lost or done twice."""
+"""SIGKILL at every named point, also while recovering: an oracle tells what was lost or done twice."""
 
 import asyncio
 import shutil

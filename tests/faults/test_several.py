@@ -191,7 +191,7 @@ async def test_a_claim_ends_what_was_written_under_the_one_before(colony: MakeCo
     """The zombie's view: every kind of write of an older epoch is refused."""
     them = colony(CHAIN)
     one = await them.add("one", {"quick": quick, "slow": forever})
-    two = await them.add("two", {"quick": quick, "slow": forever})
+    await them.add("two", {"quick": quick, "slow": forever})
     run = await submit(one)
     await them.until(lambda: them.runtimes["one"].count("two"), "its second step")
     late = CallScope(run, StepKey("two"), T, attempt=1, epoch=1)

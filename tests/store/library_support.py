@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from sqlalchemy import func, select
+
 from coordinator.store import Journal, RunChange, RunRecord
 from coordinator.store.records import Change, RunStatus, ThreadChange
 from manta.ids import ThreadId
@@ -31,3 +33,8 @@ def message(role: str, content: Any, **more: Any) -> dict[str, Any]:
 
 def contents(record: Any) -> list[Any]:
     return [told["content"] for told in record.messages]
+
+
+async def rows(journal: Journal, table: Any) -> int:
+    query = select(func.count()).select_from(table)
+    return await journal.threads._read(lambda c: c.execute(query).scalar_one())
