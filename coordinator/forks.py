@@ -1,4 +1,4 @@
-"""Forks: what a new run keeps of another when it goes on from one of its steps. Pure."""
+"""Forks and resumptions: what is kept of a run that goes on from one of its steps. Pure."""
 
 import hashlib
 import json
@@ -33,13 +33,27 @@ def kept(record: RunRecord, graph: Graph, steps: Sequence[StepRecord], step: Ste
     """
     if step not in {known.key for known in steps}:
         raise NotFound(f"run {record.id} has no step {step!r}", fix="take a key from `manta show`")
+    after = _progress(record, graph, steps).downstream(step)
+    ended = (known.key for known in steps if known.state in ("done", "skipped"))
+    return tuple(key for key in ended if key not in after)
+
+
+def tolerated(record: RunRecord, graph: Graph, steps: Sequence[StepRecord]) -> frozenset[StepKey]:
+    """Failures that the run went on from: what follows from them is done, and must not be contradicted."""
+    progress = _progress(record, graph, steps)
+    done = {known.key for known in steps if known.state == "done"}
+    failed = (known.key for known in steps if known.state == "failed")
+    return frozenset(key for key in failed if done & (progress.downstream(key) - {key}))
+
+
+def _progress(record: RunRecord, graph: Graph, steps: Sequence[StepRecord]) -> Progress:
+    """How far the run had come."""
     progress = Progress(graph, record.input, overrides=record.overrides)
-    ended = [known for known in steps if known.state in ("done", "skipped", "failed")]
-    for known in ended:
-        name = StepId(step_of(known.key))
-        progress.note(Execution(known.key, name, known.state, known.attempt, known.output, known.error))
-    after = progress.downstream(step)
-    return tuple(known.key for known in ended if known.state != "failed" and known.key not in after)
+    for known in steps:
+        if known.state in ("done", "skipped", "failed"):
+            name = StepId(step_of(known.key))
+            progress.note(Execution(known.key, name, known.state, known.attempt, known.output, known.error))
+    return progress
 
 
 def fork_of(

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from coordinator.alarms import Alarms
 from coordinator.chores import Chores
-from coordinator.forks import Fork, fork_of, kept
+from coordinator.forks import Fork, fork_of, kept, tolerated
 from coordinator.live_runs import OPEN_RETRY_S, LiveRuns
 from coordinator.news import News, Watch
 from coordinator.store.journal import Journal
@@ -309,7 +309,9 @@ class CoordinatorService:
             NotFound: no such run.
             Conflict: it is not over, or it ended well.
         """
-        record = await self.journal.reopen(tenant, run, budget)
+        record, steps = await self.get(tenant, run)
+        graph = parse_graph(record.graph, f"run {run}")
+        record = await self.journal.reopen(tenant, run, budget, tolerated(record, graph, steps))
         reach("coordinator.reopened")
         self.live.offer(_brief(record, None))
         return record

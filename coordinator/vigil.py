@@ -17,7 +17,7 @@ logger = get_logger("coordinator")
 
 
 class Vigil:
-    """One per coordinator. With one coordinator on SQLite the journal has nothing of others, and says so at once."""
+    """One per coordinator. Where the journal is not shared, most of it is looked at only now and then."""
 
     def __init__(self, journal: Journal, live: LiveRuns, clock: Clock, name: str, lease_s: float) -> None:
         self._journal = journal
@@ -37,8 +37,9 @@ class Vigil:
             rounds += 1
             try:
                 self._check_clock()
-                await self._journal.renew(self._name, self._clock.now() + self._lease_s)
-                reach("coordinator.lease_renewed")
+                if self._journal.shared:
+                    await self._journal.renew(self._name, self._clock.now() + self._lease_s)
+                    reach("coordinator.lease_renewed")
                 await self._look(everything=rounds % FULL_LOOK_EVERY == 0)
             except MantaError as error:
                 logger.warning("looking after runs: %s", error)
@@ -51,20 +52,29 @@ class Vigil:
         await self._look(everything=True)
 
     async def _look(self, *, everything: bool) -> None:
-        if self._clock.monotonic() >= self._trusts_leases_at:
-            for brief in await self._journal.takeable(self._name, PAGE):
-                if not self._live.drives(brief.id):
-                    logger.info("taking up run %s", brief.id)
-                    self._live.offer(brief)
+        if everything or self._journal.shared:
+            await self._take_up(own=everything)
+            await self._look_at_queue(0 if everything else self._newest)
+            await self._look_at_flags()
         for brief in await self._journal.due(self._clock.now(), PAGE):
             self._live.offer(brief)
-        await self._look_at_queue(0 if everything else self._newest)
+        await self._look_at_threads()
+
+    async def _take_up(self, *, own: bool) -> None:
+        """Runs whose owner is gone, and `own` ones that nobody drives."""
+        if self._clock.monotonic() < self._trusts_leases_at:
+            return
+        for brief in await self._journal.takeable(self._name, PAGE, own=own):
+            if not self._live.drives(brief.id):
+                logger.info("taking up run %s", brief.id)
+                self._live.offer(brief)
+
+    async def _look_at_flags(self) -> None:
+        """What other coordinators were asked of our runs."""
         for run in await self._journal.flags(self._name):
             executor = self._live.executor(run.id)
             if executor is not None:
                 executor.cancel() if run.cancel_requested else executor.decided()
-
-        await self._look_at_threads()
 
     def _check_clock(self) -> None:
         """After the time of day was set, leases mean nothing until the living have renewed theirs."""

@@ -5,7 +5,7 @@ called from any event loop. Every write may raise StorageUnavailable, after whic
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -95,6 +95,11 @@ class Journal:
         self._storage.dispose()
 
     @property
+    def shared(self) -> bool:
+        """Whether other coordinators may have the same journal."""
+        return self._storage.write.dialect.name == "postgresql"
+
+    @property
     def flushes(self) -> int:
         """COMMITs so far; many writes share one."""
         return self._writer.flushes
@@ -132,9 +137,9 @@ class Journal:
         """Lets go of all runs of `owner` and of its lease; returns how many runs others may take now."""
         return await self._write(lambda c: leases.release(c, owner))
 
-    async def takeable(self, owner: str, limit: int) -> list[RunBrief]:
-        """Running runs that `owner` may claim, the oldest first: its own, nobody's, and those of the dead."""
-        return await self._read(lambda c: leases.takeable(c, owner, self._clock.now(), limit))
+    async def takeable(self, owner: str, limit: int, *, own: bool = True) -> list[RunBrief]:
+        """Running runs that `owner` may claim, the oldest first: nobody's, those of the dead, and its `own`."""
+        return await self._read(lambda c: leases.takeable(c, owner, self._clock.now(), limit, own=own))
 
     async def queued(self, after_number: int, limit: int) -> list[RunBrief]:
         """Pending runs with greater numbers, in order. A run that becomes pending again keeps its number."""
@@ -201,17 +206,20 @@ class Journal:
         """The run's decisions that its owner has not acted on, in order."""
         return await self._read(lambda c: decisions.read_decisions(c, run_id))
 
-    async def reopen(self, tenant: Tenant, run_id: RunId, budget: Budget | None = None) -> RunRecord:
+    async def reopen(
+        self, tenant: Tenant, run_id: RunId, budget: Budget | None = None, keep: Collection[StepKey] = ()
+    ) -> RunRecord:
         """Makes a run that did not end well pending again, with a new budget if one is given.
 
-        What was done stays; executions that did not get done are forgotten, and of their calls those that
-        failed or are of unknown outcome may be made again if they may be repeated at all.
+        What was done stays, and so do the failures in `keep`; other executions that did not get done are
+        forgotten, and of their calls those that failed or are of unknown outcome may be made again if they
+        may be repeated at all.
 
         Raises:
             NotFound: the tenant has no such run.
             Conflict: code `run_terminal` (it ended well) or `run_active` (it is not over).
         """
-        return await self._write(lambda c: runs.reopen(c, tenant, run_id, budget, self._clock.now()))
+        return await self._write(lambda c: runs.reopen(c, tenant, run_id, budget, keep, self._clock.now()))
 
     async def delete_run(self, tenant: Tenant, run_id: RunId) -> None:
         """Deletes a finished run with all that belongs to it.

@@ -111,10 +111,13 @@ def release(connection: Connection, owner: str) -> int:
     return let_go
 
 
-def takeable(connection: Connection, owner: str, now: float, limit: int) -> list[RunBrief]:
+def takeable(
+    connection: Connection, owner: str, now: float, limit: int, *, own: bool = True
+) -> list[RunBrief]:
     """Running runs that `owner` may claim, the oldest first."""
     lapsed = or_(coordinators.c.lease_until.is_(None), coordinators.c.lease_until <= now)
-    free = or_(runs.c.owner.is_(None), runs.c.owner == owner, lapsed)
+    others = or_(runs.c.owner.is_(None), lapsed) & (func.coalesce(runs.c.owner, "") != owner)
+    free = or_(others, runs.c.owner == owner) if own else others
     joined = runs.outerjoin(coordinators, coordinators.c.name == runs.c.owner)
     query = brief_query().select_from(joined).where(runs.c.status == "running", free)
     return _briefs(connection, query.order_by(runs.c.number).limit(limit))

@@ -1,5 +1,7 @@
 """What is done to whole runs from outside: asked to stop, opened again, deleted."""
 
+from collections.abc import Collection
+
 from sqlalchemy import Connection, delete, insert, update
 
 from coordinator.store.calls import clear_failed, give_up_all
@@ -8,6 +10,7 @@ from coordinator.store.retention import delete_runs
 from coordinator.store.rows import lock_run_of, read_run, require_open
 from coordinator.store.schema import RESERVED_FIELDS, events, runs, steps
 from manta.errors import Conflict
+from manta.ids import StepKey
 from manta.messages import Budget, to_json
 
 _AT_ONCE = 0.0
@@ -27,8 +30,15 @@ def request_cancel(connection: Connection, tenant: str, run_id: str, now: float)
     return read_run(connection, tenant, run.id)
 
 
-def reopen(connection: Connection, tenant: str, run_id: str, budget: Budget | None, now: float) -> RunRecord:
-    """Makes a run that did not end well pending again: what failed in it is forgotten."""
+def reopen(
+    connection: Connection,
+    tenant: str,
+    run_id: str,
+    budget: Budget | None,
+    keep: Collection[StepKey],
+    now: float,
+) -> RunRecord:
+    """Makes a run that did not end well pending again: what failed in it is forgotten, but for `keep`."""
     run = lock_run_of(connection, tenant, run_id)
     if run.status not in TERMINAL_STATUSES - {"success"}:
         raise Conflict(
@@ -39,7 +49,8 @@ def reopen(connection: Connection, tenant: str, run_id: str, budget: Budget | No
     give_up_all(connection, run)
     clear_failed(connection, run)
     own = (steps.c.tenant == run.tenant, steps.c.run_id == run.id)
-    connection.execute(delete(steps).where(*own, steps.c.state.not_in(("done", "skipped"))))
+    forgotten = steps.c.state.not_in(("done", "skipped")) & steps.c.key.not_in(sorted(keep))
+    connection.execute(delete(steps).where(*own, forgotten))
     seq = run.last_seq + 1
     resumed = {"tenant": run.tenant, "run_id": run.id, "seq": seq, "type": "run_resumed", "at": now}
     connection.execute(insert(events), {**resumed, "step": None, "data": {"reason": "resumed"}})

@@ -85,14 +85,19 @@ def run(
         if detach:
             _say_detached(started, as_json)
             return
-        finished = follow(client, started.id, as_json)
-        if finished.run.status == "waiting":
-            say_waiting(finished.run, as_json)
-            raise typer.Exit(WAITS)
-        if finished.run.status != "success":
-            raise finished.run.failure()
-        written = write_output(finished.output, out_dir, client.download)
-        _say_done(client, finished, written, as_json)
+        _finish(client, started.id, out_dir, as_json)
+
+
+def _finish(client: Client, run_id: str, out_dir: Path, as_json: bool) -> None:
+    """See a run through: to its files, its error, or its question."""
+    finished = follow(client, run_id, as_json)
+    if finished.run.status == "waiting":
+        say_waiting(finished.run, as_json)
+        raise typer.Exit(WAITS)
+    if finished.run.status != "success":
+        raise finished.run.failure()
+    written = write_output(finished.output, out_dir, client.download)
+    _say_done(client, finished, written, as_json)
 
 
 def follow(client: Client, run_id: str, as_json: bool) -> RunResult:

@@ -111,3 +111,29 @@ async def test_a_run_that_is_over_can_be_deleted_and_no_other(start: Start):
     await service.delete(T, waiting.id)
     with pytest.raises(NotFound):
         await service.get(T, waiting.id)
+
+
+async def test_a_failure_that_was_gone_on_from_stays_one(start: Start):
+    """Its null was used: the step that used it would contradict a success now."""
+    broken = True
+
+    def fragile(task: Task) -> str:
+        if broken:
+            raise StepError("broken")
+        return "whole"
+
+    graph = {
+        "steps": [
+            {"id": "may", "agent": "fragile", "on_error": "skip"},
+            {"id": "used", "agent": "echo", "input": {"v": "${steps.may}"}},
+            {"id": "must", "agent": "fragile", "needs": ["used"]},
+        ],
+        "output": ["${steps.may}", "${steps.used}", "${steps.must}"],
+    }
+    service, runtime = await start(graph, {"echo": echo, "fragile": fragile})
+    failed = await run(service)
+    assert failed.status == "error"
+    broken = False
+    await service.resume(T, failed.id, None)
+    assert (await service.wait(T, failed.id, 30)).output == [None, "None", "whole"]
+    assert (runtime.count("may"), runtime.count("used"), runtime.count("must")) == (1, 1, 2)

@@ -25,7 +25,7 @@ from tests.faults import world
 from tests.faults.group import LEASE_S, Group
 from tests.faults.hook import Hook
 from tests.faults.oracle import read_stories, violations
-from tests.faults.script import Visit, undelivered
+from tests.faults.script import Visit, patiently, undelivered
 from tests.store.support import Postgres, postgres_server
 
 MEMBERS = ("one", "two", "three")
@@ -77,7 +77,7 @@ class Chaos:
             users = [self._users(tenant, n, hook.url) for tenant in world.TENANTS for n in range(2)]
             visits = [visit for some in await asyncio.gather(*users) for visit in some]
             await asyncio.gather(*trouble)
-            while await asyncio.to_thread(undelivered, self._url):
+            while await patiently(undelivered, self._url):
                 await asyncio.sleep(0.1)
             keeper.cancel()
             await self._group.end()
@@ -106,7 +106,7 @@ class Chaos:
             try:
                 await visits[-1].everything(self._url)
             except (AssertionError, TimeoutError) as error:
-                self.round.wrong.append(f"a user of {tenant} saw: {error}")
+                self.round.wrong.append(f"a user of {tenant} saw: {str(error)[:200]}")
         return visits
 
     async def _kill(self) -> None:

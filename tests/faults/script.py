@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import create_engine, func, select, update
+from sqlalchemy.exc import OperationalError
 
 from coordinator.forks import Fork
 from coordinator.store.engine import normalise_url
@@ -26,6 +27,7 @@ from tests.faults.oracle import request_of
 THREAD = ThreadId("00000000-0000-4000-8000-00000000feed")
 """The same for every tenant."""
 YEARLY = "0 0 1 1 *"
+T = TypeVar("T")
 
 
 class Door(Protocol):
@@ -176,7 +178,7 @@ class Visit:
             given = (self.tenant, "someone", "tick", {"topic": self.tenant}, YEARLY)
             await self.door.call("library", "schedules", "create", *given)
             there = await self.door.call("library", "schedules", "list", self.tenant)
-        await asyncio.to_thread(_make_due, url, there[0].id)
+        await patiently(_make_due, url, there[0].id)
         async with asyncio.timeout(60):
             while not (runs := await self._of_schedule(there[0].id)):
                 await asyncio.sleep(0.02)
@@ -199,6 +201,15 @@ def note_in(ledger: Path, kind: str, **facts: Any) -> None:
     """A line of the ledger from this process, whose environment names none."""
     with ledger.open("a") as file:
         file.write(json.dumps({"kind": kind, "at": time.time(), **facts}) + "\n")
+
+
+async def patiently(look: Callable[..., T], *arguments: Any) -> T:
+    """What a look into the database gives, in a thread; again while the server is away."""
+    while True:
+        try:
+            return await asyncio.to_thread(look, *arguments)
+        except OperationalError:
+            await asyncio.sleep(0.2)
 
 
 def _make_due(url: str, schedule: str) -> None:

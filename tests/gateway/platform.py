@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 
 from agents.context import LocalArtifacts
 from coordinator.service import CoordinatorService
+from coordinator.store.journal import Journal
 from manta.clock import SystemClock
 from manta.config import LimitSettings
 from manta.errors import MantaError, NotFound, Unavailable
@@ -147,6 +149,19 @@ def _talk(task: Task) -> Any:
     return {"messages": [{"role": "assistant", "content": text}], "turns": len(told)}
 
 
+_migrated: list[bytes] = []
+
+
+async def _new_journal() -> bytes:
+    """An empty journal; its tables are made once for all tests."""
+    if not _migrated:
+        with tempfile.TemporaryDirectory() as folder:
+            journal = await Journal.open(f"sqlite:///{folder}/journal.db", SystemClock())
+            await journal.close()
+            _migrated.append((Path(folder) / "journal.db").read_bytes())
+    return _migrated[0]
+
+
 async def start(
     folder: Path,
     models: Mapping[str, ChatModel],
@@ -176,6 +191,7 @@ async def start(
     graphs = {name: parse_graph({"name": name, **graph}) for name, graph in GRAPHS.items()}
     runtime = FunctionRuntime(agents)
     names = Names(frozenset(agents), frozenset())
+    (folder / "journal.db").write_bytes(await _new_journal())
     journal = f"sqlite:///{folder}/journal.db"
     service = CoordinatorService(journal, runtime, graphs, names, SystemClock(), "me", limits=limits)
     await service.started()

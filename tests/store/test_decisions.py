@@ -199,6 +199,16 @@ async def test_an_answer_that_came_too_late_wakes_nobody(journal: Journal):
     assert [d.step for d in await journal.decisions(run.id)] == ["next"]
 
 
+async def test_an_answer_to_a_step_that_has_ended_is_dropped_with_it(journal: Journal):
+    run = await asking(journal, parked=False)
+    await answer(journal, run)
+
+    await journal.commit(run.id, 1, [failed(), note("step_failed")])
+
+    assert await journal.decisions(run.id) == []
+    assert await journal.flags("coordinator-1") == []
+
+
 async def test_a_step_that_waits_again_takes_an_answer_again(journal: Journal):
     run = await asking(journal, **UNKNOWN)
     await answer(journal, run, "retry")

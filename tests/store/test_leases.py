@@ -66,6 +66,7 @@ async def test_a_living_owner_keeps_its_runs(journal: Journal, clock: ManualCloc
     await refused(journal.claim(run.id, "coordinator-2"), "run_owned")
 
     # Its own name always fits: a restarted coordinator does not wait for its own lease.
+    assert [brief.id for brief in await journal.takeable("coordinator-1", 10)] == [run.id]
     assert (await journal.claim(run.id, "coordinator-1")).epoch == 2
 
 
@@ -104,6 +105,15 @@ async def test_takeovers_count_deaths_until_a_step_gets_done(journal: Journal):
     # Who let go has not died.
     await journal.release("coordinator-1")
     assert (await journal.claim(run.id, "coordinator-2")).takeovers == 0
+
+
+async def test_who_only_lost_its_way_to_the_journal_has_not_died(journal: Journal):
+    run = await at_work(journal)
+
+    again = await journal.claim(run.id, "coordinator-1", again=True)
+    assert (again.epoch, again.takeovers) == (2, 0)
+    [brief] = await journal.takeable("coordinator-1", 1)
+    assert (brief.id, brief.takeovers) == (run.id, 0)
 
 
 async def test_release_lets_go_of_everything_at_once(journal: Journal, clock: ManualClock):
@@ -224,6 +234,19 @@ async def test_flags_tell_an_owner_what_has_come(journal: Journal):
     assert quiet.id not in {flag.id for flag in flags}
 
 
+async def test_a_lease_from_a_clock_that_was_ahead_is_shortened(journal: Journal, clock: ManualClock):
+    """Its owner may be dead: nobody waits an hour for it."""
+    await clock.advance(HOUR_S)
+    run = await at_work(journal)
+    await journal.renew("coordinator-1", clock.now() + LEASE_S)
+    await clock.advance(-HOUR_S)
+    assert await journal.takeable("coordinator-2", 10) == []
+
+    await journal.renew("coordinator-2", clock.now() + LEASE_S)
+    await clock.advance(LEASE_S)
+    assert [brief.id for brief in await journal.takeable("coordinator-2", 10)] == [run.id]
+
+
 async def test_one_of_many_claims_at_once_wins(journal: Journal, second: Journal, clock: ManualClock):
     for name in ("a", "b"):
         await journal.renew(name, clock.now() + LEASE_S)
@@ -308,6 +331,17 @@ async def test_a_parked_run_keeps_its_thread(journal: Journal):
     await journal.decide(TENANT, first.id, None, "approve", None, "", "ann")
     await refused(journal.claim(later.id, "me"), "thread_busy")
     assert (await journal.claim(first.id, "me")).status == "running"
+
+
+async def test_a_cancelled_run_is_ended_out_of_turn(journal: Journal):
+    thread = await a_thread(journal)
+    first, _ = await journal.create_run(a_run(thread=thread), "me")
+    later, _ = await journal.create_run(a_run(thread=thread), "me")
+    await journal.request_cancel(TENANT, later.id)
+
+    assert (await journal.claim(later.id, "me")).cancel_requested
+    await journal.commit(later.id, 1, [RunChange("interrupted", reason="cancelled")])
+    assert (await journal.get_run(TENANT, first.id)).status == "running"
 
 
 async def test_a_resumed_run_waits_for_the_one_at_work_on_its_thread(journal: Journal):
