@@ -26,6 +26,9 @@ from tools.ray_calls import NAMESPACE, unwrap
 CALLS_AT_ONCE = 128
 """Of one actor: a call that waits for each coordinator, and short ones."""
 
+_LATE = (WORKER, "assistant")
+"""Pools that start with their first task."""
+
 T = TypeVar("T")
 
 
@@ -77,8 +80,8 @@ class RayRuntime:
         return await self._pool(task.agent).least_busy().perform(task)
 
     async def prewarm(self) -> None:
-        """Start every pool but the worker's, which most graphs never use."""
-        pools = [self._pool(name) for name in self._hosting.agents if name != WORKER]
+        """Start the pools of the main job; the others take memory that many a machine never needs."""
+        pools = [self._pool(name) for name in self._hosting.agents if name not in _LATE]
         await asyncio.gather(*(member.open() for pool in pools for member in pool.members))
 
     def _pool(self, agent: str) -> _Pool:

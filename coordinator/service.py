@@ -140,7 +140,12 @@ class CoordinatorService:
 
         live = LiveRuns(around, self._limits, ended)
         vigil = Vigil(journal, live, self._clock, self._name, self._settings.lease_s)
-        await vigil.look_at_all()
+        try:
+            await vigil.look_at_all()
+        except MantaError:
+            # It is tried again from the start; what has begun must not be driven twice.
+            await live.close()
+            raise
         self._live = live
         self._vigil = asyncio.create_task(vigil.keep(), name="vigil")
         self._chores = chores

@@ -1,11 +1,12 @@
 """The record of model and tool calls: intent before, outcome after, refused from whoever was fenced."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, insert, null, select, update
+from sqlalchemy import Connection, Row, Update, and_, bindparam, null, select, update
 
 from coordinator.store.budgets import require_within, reserved_values
+from coordinator.store.bulk import Bulk, inserted, text_of
 from coordinator.store.records import CallSettled, StepChange
 from coordinator.store.rows import (
     SMALL_COLUMNS,
@@ -20,6 +21,7 @@ from coordinator.store.schema import RESERVED_FIELDS, USAGE_FIELDS, calls, runs,
 from manta.errors import Conflict, OutcomeUnknown, StaleEpoch, error_from_json
 from manta.messages import CallIntent, CallOutcome, CallScope, RecordedCall, Usage
 
+_NO_USAGE = usage_values(Usage())
 _NOTHING_RESERVED = dict.fromkeys(RESERVED_FIELDS, 0)
 _COUNTED = (*(runs.c[name] for name in USAGE_FIELDS), *(runs.c[name] for name in RESERVED_FIELDS))
 _ITS_STEP = and_(
@@ -39,6 +41,31 @@ _OWN = (
     calls.c.key == bindparam("of_key"),
 )
 _FIND = select(calls).where(*_OWN)
+_BEGUN = (
+    *("kind", "name", "request_hash", "request", "idempotent", "state", "epoch", "attempt"),
+    *("response", "error", "notes", "begun_at", "finished_at", *RESERVED_FIELDS),
+)
+_ENDED = ("state", "response", "error", "notes", "finished_at", *USAGE_FIELDS, *RESERVED_FIELDS)
+_ADDED = ("open_calls", "last_entry", *USAGE_FIELDS, *RESERVED_FIELDS)
+
+
+def _update_call(columns: Sequence[str]) -> Update:
+    return (
+        update(calls).where(*_OWN).values({n: bindparam(f"new_{n}", type_=calls.c[n].type) for n in columns})
+    )
+
+
+_WRITE = Bulk(lambda kind: inserted(kind, calls))
+_BEGIN_AGAIN = Bulk(lambda _: _update_call(_BEGUN))
+_END = Bulk(lambda _: _update_call(_ENDED))
+_COUNT = Bulk(
+    lambda _: (
+        update(runs)
+        .where(runs.c.number == bindparam("of"))
+        .values({name: runs.c[name] + bindparam(f"more_{name}") for name in _ADDED})
+    )
+)
+_NOTHING_ADDED = {f"more_{name}": 0 for name in _ADDED}
 
 
 def begin_call(connection: Connection, intent: CallIntent, now: float) -> RecordedCall | None:
@@ -63,14 +90,15 @@ def begin_call(connection: Connection, intent: CallIntent, now: float) -> Record
     values = {**_intent_values(intent, now), **reserved}
     if row is None:
         identity = {"tenant": run.tenant, "run_id": run.id, "step": intent.scope.step, "key": intent.key}
-        own = {**identity, "number": run.last_entry + 1, **usage_values(Usage())}
-        connection.execute(insert(calls), {**own, **values})
+        fixed = {**identity, "number": run.last_entry + 1, **_NO_USAGE}
+        _WRITE.run(connection, [{**fixed, **values}])
     else:
         # What earlier tries have used stays counted.
-        connection.execute(update(calls).where(*_OWN).values(values), place)
-    opened = 0 if row is not None and row.state == "intent" else 1
-    grown = {name: reserved[name] - held[name] for name in RESERVED_FIELDS}
-    _change_run(connection, run, opened, grown, last_entry=run.last_entry + (row is None))
+        _BEGIN_AGAIN.run(connection, [{**place, **_new(values)}])
+    added = {name: reserved[name] - held[name] for name in RESERVED_FIELDS}
+    added["open_calls"] = 0 if row is not None and row.state == "intent" else 1
+    added["last_entry"] = 1 if row is None else 0
+    _count(connection, run, added)
     return None
 
 
@@ -87,16 +115,16 @@ def finish_call(connection: Connection, outcome: CallOutcome, now: float) -> Non
         return
     values = {
         "state": "done",
-        "response": outcome.response,
-        "error": outcome.error,
-        "notes": outcome.notes,
+        "response": text_of(outcome.response),
+        "error": text_of(outcome.error),
+        "notes": text_of(outcome.notes),
         "finished_at": now,
         **usage_values(usage_of(row._mapping) + outcome.usage),
         **_NOTHING_RESERVED,
     }
-    connection.execute(update(calls).where(*_OWN).values(values), place)
+    _END.run(connection, [{**place, **_new(values)}])
     freed = {name: -row._mapping[name] for name in RESERVED_FIELDS}
-    _change_run(connection, run, -1, {**freed, **usage_values(outcome.usage)})
+    _count(connection, run, {"open_calls": -1, **freed, **usage_values(outcome.usage)})
 
 
 def give_up(connection: Connection, run: Row[Any], change: StepChange) -> None:
@@ -113,7 +141,7 @@ def give_up(connection: Connection, run: Row[Any], change: StepChange) -> None:
     if rows:
         connection.execute(update(calls).where(*left).values(state="unknown", **_NOTHING_RESERVED))
         freed = {name: -sum(row._mapping[name] for row in rows) for name in RESERVED_FIELDS}
-        _change_run(connection, run, -len(rows), freed)
+        _count(connection, run, {"open_calls": -len(rows), **freed})
 
 
 def give_up_all(connection: Connection, run: Row[Any]) -> None:
@@ -180,12 +208,14 @@ def _place(scope: CallScope, key: str) -> dict[str, str]:
     return {"of_tenant": scope.tenant, "of_run": scope.run, "of_step": scope.step, "of_key": key}
 
 
-def _change_run(
-    connection: Connection, run: Row[Any], opened: int, added: Mapping[str, int], **values: Any
-) -> None:
-    grown = {name: runs.c[name] + amount for name, amount in added.items() if amount}
-    own = update(runs).where(runs.c.number == run.number)
-    connection.execute(own.values(open_calls=runs.c.open_calls + opened, **grown, **values))
+def _count(connection: Connection, run: Row[Any], added: Mapping[str, int]) -> None:
+    """Adds to the run's counters."""
+    named = {f"more_{name}": amount for name, amount in added.items()}
+    _COUNT.run(connection, [{"of": run.number, **_NOTHING_ADDED, **named}])
+
+
+def _new(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"new_{name}": value for name, value in values.items()}
 
 
 def _intent_values(intent: CallIntent, now: float) -> dict[str, Any]:
@@ -193,7 +223,7 @@ def _intent_values(intent: CallIntent, now: float) -> dict[str, Any]:
         "kind": intent.kind,
         "name": intent.name,
         "request_hash": intent.request_hash,
-        "request": intent.request,
+        "request": text_of(intent.request),
         "idempotent": intent.idempotent,
         "state": "intent",
         "epoch": intent.scope.epoch,

@@ -1,6 +1,6 @@
 """Commits of many runs together: one look at all their runs, then each table written in one go.
 
-What fits here is the common case: steps and events of runs that are at work, and their end. Anything else
+What fits here is the common case: steps and events of runs that are at work, and their end or rest. Anything else
 (a stale epoch, a step that is done, a person's decision) is left to `commit`, one by one.
 """
 
@@ -46,7 +46,7 @@ class _Run:
     entry: int
     takeovers: int
     milliseconds: int = 0
-    ended: bool = False
+    at_rest: bool = False
 
 
 @dataclass(slots=True)
@@ -87,12 +87,14 @@ def commit_together(
 
 def _fits(run: _Run, epoch: int, changes: Sequence[Change]) -> bool:
     row = run.row
-    at_work = row.status == "running" and row.epoch == epoch and epoch > 0 and not run.ended
+    at_work = row.status == "running" and row.epoch == epoch and epoch > 0 and not run.at_rest
     return at_work and not row.open_decisions and all(_is_common(row, change) for change in changes)
 
 
 def _is_common(row: Row[Any], change: Change) -> bool:
     if isinstance(change, RunChange):
+        if change.status == "waiting":
+            return not row.cancel_requested
         return change.status in TERMINAL_STATUSES and row.webhook is None
     return isinstance(change, (StepChange, EventDraft))
 
@@ -113,8 +115,9 @@ def _add(rows: _Rows, run: _Run, changes: Sequence[Change], now: float) -> list[
             end = change
     rows.events += [event_row(row.tenant, event) for event in events]
     if end is not None:
-        rows.ends.append(run_row(row.number, end, end.status, row.owner))
-        run.ended = True
+        owner = None if end.status == "waiting" else row.owner
+        rows.ends.append(run_row(row.number, end, end.status, owner))
+        run.at_rest = True
     return events
 
 

@@ -73,16 +73,16 @@ def require_turn(connection: Connection, tenant: str, thread: str, number: int |
     Args:
         number: of the run whose turn it is to be; None is a run that does not exist yet.
     """
-    query = select(runs.c.id).where(
+    query = select(runs.c.number, runs.c.id).where(
         runs.c.tenant == tenant, runs.c.thread == thread, runs.c.status.in_(UNFINISHED)
     )
     if number is not None:
         before = or_(runs.c.status.in_(_AT_WORK), runs.c.number < number)
         query = query.where(runs.c.number != number, before)
-    busy = connection.execute(query.order_by(runs.c.number).limit(1)).scalar()
-    if busy is not None:
+    busy = connection.execute(query).all()
+    if busy:
         raise Conflict(
-            f"run {busy} works on thread {thread} or is before this one",
+            f"run {min(busy).id} works on thread {thread} or is before this one",
             fix="wait until it is over",
             code="thread_busy",
         )

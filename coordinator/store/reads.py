@@ -55,7 +55,9 @@ def list_runs(
     for key, value in (metadata or {}).items():
         own = (run_labels.c.tenant == runs.c.tenant) & (run_labels.c.run_id == runs.c.id)
         query = query.where(exists().where(own, run_labels.c.label == label(key, value)))
-    page = query.order_by(runs.c.number.desc()).limit(limit).offset(offset)
+    # Without the sum SQLite would look for a thread's few runs among all of the tenant's, in their order.
+    order = runs.c.number if thread is None else runs.c.number + 0
+    page = query.order_by(order.desc()).limit(limit).offset(offset)
     return [run_record(row) for row in connection.execute(page)]
 
 

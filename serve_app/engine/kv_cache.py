@@ -1,5 +1,7 @@
 """The KV memory: keys and values of every layer in pages of token places, preallocated."""
 
+import math
+import mmap
 from collections.abc import Sequence
 
 import torch
@@ -17,9 +19,8 @@ class KvCache:
         self.page = page
         self._kv_heads = spec.kv_heads
         shape = (spec.layers, 2, pages, spec.kv_heads, page, spec.head_dim)
-        # Zeroed, because masked places are multiplied by zero, which garbage might survive. Zero pages come
-        # from the system untouched and become resident only when written.
-        self._memory = torch.zeros(shape, dtype=dtype, device=device)
+        # Zeroed, because masked places are multiplied by zero, which garbage might survive.
+        self._memory = _zeroed(shape, dtype, device)
         self.keys = [self._memory[layer, 0] for layer in range(spec.layers)]
         self.values = [self._memory[layer, 1] for layer in range(spec.layers)]
         self._rows = [self._memory[layer].view(-1, spec.head_dim) for layer in range(spec.layers)]
@@ -40,7 +41,12 @@ class KvCache:
         for source, target in zip(sources, targets, strict=True):
             self._memory[:, :, target] = self._memory[:, :, source]
 
-    def clear(self, pages: Sequence[int]) -> None:
-        """Forget pages that hold something that is no number."""
-        for page in pages:
-            self._memory[:, :, page] = 0
+
+def _zeroed(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """On the CPU zero pages of the system, which become resident only when they are written; `torch.zeros`
+    writes them all.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)

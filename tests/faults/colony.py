@@ -89,22 +89,22 @@ class Colony:
     async def pass_time(self, seconds: float, watcher: str) -> None:
         """Second after second, each seen by the coordinator `watcher`, which then has looked for runs to take."""
         journal = self.members[watcher].journal
-        looks, look = 0, journal.flags
+        looks, look = 0, journal.due
 
-        async def counted(owner: str) -> Any:
+        async def counted(now: float, limit: int) -> Any:
             nonlocal looks
-            found = await look(owner)
+            found = await look(now, limit)
             looks += 1
             return found
 
-        journal.flags = counted  # type: ignore[method-assign]
+        journal.due = counted  # type: ignore[method-assign]
         for _ in range(round(seconds)):
             before = looks
             await self.clock.advance(1.0)
             async with asyncio.timeout(10):
                 while looks == before:
                     await asyncio.sleep(0.001)
-        del journal.flags  # type: ignore[method-assign]
+        del journal.due  # type: ignore[method-assign]
 
     async def ended(self, run: RunId, by: str) -> RunRecord:
         async def over() -> RunRecord | None:

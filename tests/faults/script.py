@@ -129,7 +129,7 @@ class Visit:
         """A run that is cancelled when it is at work."""
         run = await self.submit("hang", "hang", {})
         while not self._noted("call", run=run):
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
             await self.door.call("get", self.tenant, run)
         await self.door.call("cancel", self.tenant, run)
         record = await self.end_of(run)
@@ -181,7 +181,7 @@ class Visit:
         await patiently(_make_due, url, there[0].id)
         async with asyncio.timeout(60):
             while not (runs := await self._of_schedule(there[0].id)):
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)
         record = await self.end_of(runs[0].id)
         assert (record.status, record.output) == ("success", self.tenant.upper()), record
         assert len(await self._of_schedule(there[0].id)) == 1

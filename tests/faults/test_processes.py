@@ -21,13 +21,14 @@ ACME = world.TENANTS[0]
 async def test_one_of_two_is_killed_and_the_other_ends_its_runs(tmp_path: Path, shared: str):
     ledger = tmp_path / "ledger.jsonl"
     group = Group(tmp_path, shared, ledger)
-    for name in ("one", "two"):
-        group.start(name)
+    one = group.start("one", "coordinator.lease_renewed:3")
+    group.start("two")
     async with Hook() as hook:
         visits = [Visit(group, tenant, ledger, hook.url) for tenant in world.TENANTS]
         living = asyncio.gather(*(visit.everything(shared) for visit in visits))
-        await until(lambda: living.done() or len(read_ledger(ledger)) > 20, "twenty side effects")
-        await group.kill("one")
+        await one.dead.wait()
+        assert not living.done(), "it was killed in the midst of all"
+        group.bury("one")
         await living
         await visits[0].see_no_others(visits[1])
         while undelivered(shared):

@@ -8,12 +8,14 @@ import pytest
 
 from coordinator.store import engine
 from coordinator.submission import Submission
+from coordinator.vigil import Vigil
 from manta.clock import SystemClock
+from manta.config import ModelSettings
 from manta.errors import StorageUnavailable
 from manta.ids import RunId
 from manta.messages import Task
 from serve_app.backends.sleep import SleepBackend
-from tests.faults.colony import Colony, T, submit
+from tests.faults.colony import Colony, T, forever, submit
 from tests.faults.conftest import MakeColony
 from tests.gateway.platform import Local, start
 from tests.store.support import Postgres
@@ -96,7 +98,8 @@ async def test_a_journal_that_fails_often_is_not_taken_for_a_dying_coordinator(
 
 
 async def test_a_full_disk_refuses_new_runs_and_all_accepted_ones_end_once_there_is_space(small_disk: Path):
-    local, stop = await start(small_disk, {"sleeper": SleepBackend("sleeper", _no_model())})
+    model = SleepBackend("sleeper", ModelSettings(backend="sleep", step_s=(0.001, 0)))
+    local, stop = await start(small_disk, {"sleeper": model})
     ballast = small_disk / "ballast"
     try:
         held = [await _submitted(local, "hold", "x" * 1000) for _ in range(5)]
@@ -126,12 +129,6 @@ async def test_a_full_disk_refuses_new_runs_and_all_accepted_ones_end_once_there
         await stop()
 
 
-def _no_model() -> Any:
-    from manta.config import ModelSettings
-
-    return ModelSettings(backend="sleep", step_s=(0.001, 0))
-
-
 async def _submitted(local: Local, graph: str, pad: str) -> str:
     run = await local.json("POST", "/runs", json={"agent_id": graph, "input": {"pad": pad}})
     return str(run["run_id"])
@@ -145,3 +142,43 @@ def _fill(ballast: Path) -> None:
                     file.write(b"x" * size)
             except OSError:
                 continue
+
+
+async def test_a_start_that_breaks_off_drives_no_run_twice(
+    colony: MakeColony, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The journal goes away while a coordinator takes up the runs of the one before it."""
+    at_once, most = 0, 0
+
+    async def held(task: Task) -> int:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            if breaks or task.scope.epoch < 4:
+                await forever(task)
+        finally:
+            at_once -= 1
+        return int(task.input["n"])
+
+    url = f"sqlite:///{tmp_path}/journal.db"
+    before = colony(CHAIN, url)
+    old = await before.add("one", {"quick": quick, "held": forever})
+    run = await submit(old, {"n": 1})
+    await before.until(lambda: before.runtimes["one"].count("two"), "its second step")
+    await before.die("one")
+    look, breaks = Vigil.look_at_all, 2
+
+    async def breaking(vigil: Vigil) -> None:
+        nonlocal breaks
+        await look(vigil)
+        if breaks:
+            breaks -= 1
+            await asyncio.sleep(0.02)
+            raise StorageUnavailable("gone again")
+
+    monkeypatch.setattr(Vigil, "look_at_all", breaking)
+    them = colony(CHAIN, url)
+    one = await them.add("one", {"quick": quick, "held": held}, clock=SystemClock())
+    ended = await one.wait(T, run, 30.0)
+    assert (ended.status, ended.output, most) == ("success", 1, 1)

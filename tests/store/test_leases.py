@@ -67,6 +67,7 @@ async def test_a_living_owner_keeps_its_runs(journal: Journal, clock: ManualCloc
 
     # Its own name always fits: a restarted coordinator does not wait for its own lease.
     assert [brief.id for brief in await journal.takeable("coordinator-1", 10)] == [run.id]
+    assert await journal.takeable("coordinator-1", 10, own=False) == []
     assert (await journal.claim(run.id, "coordinator-1")).epoch == 2
 
 

@@ -92,6 +92,14 @@ async def test_a_run_that_ended_badly_is_opened_again(journal: Journal, clock: M
     assert [brief.id for brief in await journal.queued(0, 10)] == [run.id]
 
 
+async def test_a_failure_that_was_put_up_with_can_be_kept(journal: Journal):
+    run = await ended_badly(journal)
+
+    await journal.reopen(TENANT, run.id, keep=[STEP])
+
+    assert [(s.key, s.state) for s in await journal.steps(run.id)] == [(STEP, "failed"), ("early", "done")]
+
+
 async def test_a_resumed_run_replays_what_went_well_and_tries_the_rest_again(journal: Journal):
     run = await ended_badly(journal)
     await journal.reopen(TENANT, run.id, Budget(tokens=100))

@@ -1,0 +1,39 @@
+"""A Ray of three nodes on this machine, in a process of its own: `python -m tests.cluster.nodes FOLDER`.
+
+Says `READY address` when it is up. Each line that it reads is the id of a worker's process: the node of that worker is
+removed at once, without a farewell, and `REMOVED` is said. It ends with its input, and its nodes with it.
+"""
+
+import sys
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+
+WORKERS = 2
+
+
+def main(folder: str) -> None:
+    head = {"num_cpus": 4, "temp_dir": folder, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(WORKERS):
+        cluster.add_node(num_cpus=1, resources={"far": 1}, temp_dir=folder)
+    cluster.wait_for_nodes()
+    print(f"READY {cluster.address}", flush=True)
+    for line in sys.stdin:
+        cluster.remove_node(_node_of(cluster, int(line)), allow_graceful=False)
+        print("REMOVED", flush=True)
+    cluster.shutdown()
+
+
+def _node_of(cluster: Cluster, worker: int) -> Any:
+    """The worker node whose raylet has started this process."""
+    raylet = psutil.Process(worker).ppid()
+    for node in cluster.worker_nodes:
+        if raylet in [started.process.pid for started in node.all_processes["raylet"]]:
+            return node
+    raise LookupError(f"process {worker} is on none of the worker nodes")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
