@@ -1,5 +1,7 @@
 """Names of the things that cross process borders. All are plain strings on the wire."""
 
+import secrets
+import time
 import uuid
 from typing import NewType
 
@@ -27,7 +29,11 @@ DEFAULT_TENANT = Tenant("default")
 
 
 def new_run_id() -> RunId:
-    return RunId(str(uuid.uuid4()))
+    """A UUID of version 7 (RFC 9562): ids of one time are neighbours, so that their rows share the journal's pages."""
+    moment = (time.time_ns() // 1_000_000) & ((1 << 48) - 1)
+    tail = secrets.randbits(74)
+    value = moment << 80 | 7 << 76 | (tail >> 62) << 64 | 2 << 62 | tail & ((1 << 62) - 1)
+    return RunId(str(uuid.UUID(int=value)))
 
 
 def step_key(

@@ -40,11 +40,13 @@ def check(platform: LivePlatform, client: Client, run: str, in_flight: int = 0) 
 
 
 def wait_for_effects(platform: LivePlatform, client: Client, run: str) -> None:
-    def begun() -> bool:
+    def committed() -> bool:
         assert not (state := client.get(run)).done, state.error
-        return bool(platform.notes("tool", run))
+        # The ledger has a line before the outcome is in the journal: nothing is to be in flight at the kill.
+        return any(call.kind == "tool" and call.state == "done" for call in client.calls(run))
 
-    eventually(begun, "the first side effect")
+    eventually(committed, "the first side effect")
+    assert platform.notes("tool", run)
 
 
 def kill(process: psutil.Process) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import pickle
 import typing
+import uuid
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from manta import errors, events, messages
 from manta.errors import MantaError, error_from_json
+from manta.ids import new_run_id
 from manta.messages import from_json, to_json
 
 
@@ -86,3 +88,10 @@ def test_usage_adds_every_field():
     names = [field.name for field in dataclasses.fields(messages.Usage)]
     one = messages.Usage(*range(1, len(names) + 1))
     assert dataclasses.astuple(one + one) == tuple(2 * n for n in range(1, len(names) + 1))
+
+
+def test_run_ids_are_uuids_of_version_7_and_differ():
+    made = [uuid.UUID(new_run_id()) for _ in range(1000)]
+    assert len(set(made)) == 1000
+    assert {(one.version, one.variant) for one in made} == {(7, uuid.RFC_4122)}
+    assert [one.int >> 80 for one in made] == sorted(one.int >> 80 for one in made)
