@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coordinator.service import CoordinatorService
+from coordinator.store.journal import Journal
 from coordinator.store.records import RunRecord
 from coordinator.submission import Submission
+from coordinator.vigil import PERIOD_S
 from manta.clock import ManualClock
 from manta.config import CoordinatorSettings, LimitSettings
 from manta.graph import Names, parse_graph
@@ -16,6 +18,7 @@ from manta.messages import Task
 from tests.coordinator.functions import FunctionRuntime
 
 T = DEFAULT_TENANT
+LAG_S = 3.0
 PATIENCE_S = 60.0
 """Of the test, by a real clock: only a broken one waits so long."""
 Agents = Mapping[str, Callable[[Task], Any]]
@@ -44,6 +47,7 @@ class Colony:
         self._graph = parse_graph({"name": "g", **graph})
         self.members: dict[str, CoordinatorService] = {}
         self.runtimes: dict[str, FunctionRuntime] = {}
+        self._looked: dict[str, float] = {}
 
     async def add(
         self,
@@ -66,6 +70,8 @@ class Colony:
             settings=CoordinatorSettings(lease_s=lease_s),
         )
         await service.started()
+        if clock is None:
+            self._note_looks(name, service.journal)
         return service
 
     async def die(self, name: str) -> None:
@@ -86,28 +92,38 @@ class Colony:
             if found:
                 return found
             assert time.monotonic() < end, f"{what} did not come about"
-            await self.clock.advance(step_s)
+            # No faster than the slowest can follow: a coordinator must not lose its lease because the journal is slow.
+            if self._have_looked_since(self.clock.monotonic() - LAG_S):
+                await self.clock.advance(step_s)
             await asyncio.sleep(0.005)
 
-    async def pass_time(self, seconds: float, watcher: str) -> None:
-        """Second after second, each seen by the coordinator `watcher`, which then has looked for runs to take."""
-        journal = self.members[watcher].journal
-        looks, look = 0, journal.due
-
-        async def counted(now: float, limit: int) -> Any:
-            nonlocal looks
-            found = await look(now, limit)
-            looks += 1
-            return found
-
-        journal.due = counted  # type: ignore[method-assign]
+    async def pass_time(self, seconds: float) -> None:
+        """Second after second, each seen by every coordinator, which then has looked for runs to take."""
         for _ in range(round(seconds)):
-            before = looks
             await self.clock.advance(1.0)
             async with asyncio.timeout(PATIENCE_S):
-                while looks == before:
+                while not self._have_looked_since(self.clock.monotonic() - PERIOD_S):
                     await asyncio.sleep(0.001)
-        del journal.due  # type: ignore[method-assign]
+
+    def _have_looked_since(self, moment: float) -> bool:
+        return all(looked > moment for name, looked in self._looked.items() if self._looks(name))
+
+    def _looks(self, name: str) -> bool:
+        """Whether it is there and looks after its runs by this clock."""
+        member = self.members.get(name)
+        return member is not None and member._vigil is not None and not member._vigil.done()
+
+    def _note_looks(self, name: str, journal: Journal) -> None:
+        look = journal.due
+
+        async def noted(now: float, limit: int) -> Any:
+            moment = self.clock.monotonic()
+            found = await look(now, limit)
+            self._looked[name] = moment
+            return found
+
+        self._looked[name] = self.clock.monotonic()
+        journal.due = noted  # type: ignore[method-assign]
 
     async def ended(self, run: RunId, by: str) -> RunRecord:
         async def over() -> RunRecord | None:

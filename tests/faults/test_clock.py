@@ -27,7 +27,7 @@ async def test_a_run_has_its_time_whatever_the_clock_says(colony: MakeColony, tm
     await them.until(lambda: them.runtimes["one"].count("s"), "its step", step_s=0.01)
     began = them.clock.monotonic()
     them.clock.jump(jump)
-    await them.pass_time(50, "one")
+    await them.pass_time(50)
     assert await them.state(run, "one") == "running"
     ended = await them.ended(run, "one")
     assert (ended.status, ended.reason) == ("timeout", "deadline")
@@ -45,7 +45,7 @@ async def test_a_step_has_its_time_and_its_pauses(colony: MakeColony, tmp_path: 
     run, tried = await submit(one), them.runtimes["one"]
     await them.until(lambda: tried.count("s") == 1, "the first try", step_s=0.01)
     them.clock.jump(jump)
-    await them.pass_time(18, "one")
+    await them.pass_time(18)
     assert tried.stopped == []
     await them.until(lambda: len(tried.stopped) == 1, "its time-out")
     them.clock.jump(-2 * jump)
@@ -71,9 +71,9 @@ async def test_a_question_beside_a_step_at_work_expires_in_its_time(
     await submit(one)
     await them.until(lambda: them.runtimes["one"].count("s"), "its step", step_s=0.01)
     them.clock.jump(jump)
-    await them.pass_time(50, "one")
+    await them.pass_time(50)
     assert them.runtimes["one"].count("then") == 0
-    await them.pass_time(12, "one")
+    await them.pass_time(12)
     await them.until(lambda: them.runtimes["one"].count("then"), "the step behind", step_s=0.01)
 
 
@@ -94,7 +94,7 @@ async def test_a_question_that_rests_in_the_journal_expires_by_the_time_of_day(
     await them.until(waits, "the question", step_s=0.01)
     them.clock.jump(jump)
     if jump < 0:
-        await them.pass_time(60, "one")
+        await them.pass_time(60)
         assert await waits()
         # Nothing is lost: it comes later by what the clock was set back.
         them.clock.jump(HOUR_S + 600)
@@ -109,9 +109,9 @@ async def test_a_living_coordinator_keeps_its_runs_when_the_clock_jumps(colony: 
     two = await them.add("two", {"slow": forever})
     run = await submit(one)
     await them.until(lambda: them.runtimes["one"].count("s"), "its step", step_s=0.01)
-    await them.pass_time(3, "two")
+    await them.pass_time(3)
     them.clock.jump(jump)
-    await them.pass_time(30, "two")
+    await them.pass_time(30)
     record, _ = await two.get(T, run)
     assert (record.owner, record.epoch) == ("one", 1)
     assert not them.runtimes["two"].tasks
@@ -124,7 +124,7 @@ async def test_the_runs_of_the_dead_do_not_wait_for_a_clock_that_was_set_back(co
     run = await submit(one)
     await them.until(lambda: them.runtimes["one"].count("s"), "its step", step_s=0.01)
     await them.die("one")
-    await them.pass_time(2, "two")
+    await them.pass_time(2)
     them.clock.jump(-HOUR_S)
     began = them.clock.monotonic()
     assert (await them.ended(run, "two")).status == "success"

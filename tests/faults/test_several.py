@@ -36,11 +36,11 @@ async def test_the_runs_of_the_dead_are_taken_when_the_lease_is_over_and_not_bef
     await them.until(lambda: them.runtimes["one"].count("two"), "its second step")
     last = them.clock.now()
     # The living keeps its run however long it takes.
-    await them.pass_time(25, "two")
+    await them.pass_time(25)
     assert them.clock.now() - last >= 25
     assert (await two.get(T, run))[0].owner == "one"
     await them.die("one")
-    await them.pass_time(6, "two")
+    await them.pass_time(6)
     record, _ = await two.get(T, run)
     assert (record.owner, record.epoch) == ("one", 1)
     ended = await them.ended(run, "two")
