@@ -18,7 +18,8 @@ from manta.messages import Task
 from tests.coordinator.functions import FunctionRuntime
 
 T = DEFAULT_TENANT
-LAG_S = 3.0
+# One that was still at its look when the clock moved looks again two periods after the last time.
+LAG_S = 2.5 * PERIOD_S
 PATIENCE_S = 60.0
 """Of the test, by a real clock: only a broken one waits so long."""
 Agents = Mapping[str, Callable[[Task], Any]]
@@ -98,11 +99,11 @@ class Colony:
             await asyncio.sleep(0.005)
 
     async def pass_time(self, seconds: float) -> None:
-        """Second after second, each seen by every coordinator, which then has looked for runs to take."""
+        """Second after second; every coordinator keeps up, and has looked for runs to take within the last ones."""
         for _ in range(round(seconds)):
             await self.clock.advance(1.0)
             async with asyncio.timeout(PATIENCE_S):
-                while not self._have_looked_since(self.clock.monotonic() - PERIOD_S):
+                while not self._have_looked_since(self.clock.monotonic() - LAG_S):
                     await asyncio.sleep(0.001)
 
     def _have_looked_since(self, moment: float) -> bool:
