@@ -101,7 +101,9 @@ class Crowd:
 
         async def approve(run: RunId) -> None:
             async with free:
-                await self._platform.call("decide", DEFAULT_TENANT, run, None, "approve")
+                await self._platform.call(
+                    "decide", DEFAULT_TENANT, run, None, "approve", None, "", "benchmark"
+                )
 
         await asyncio.gather(*(approve(run) for run in self._waiting))
         await self._rest(self.sizes.active)
