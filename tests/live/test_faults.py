@@ -34,7 +34,9 @@ def own_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatf
     for name in ("probes.py", "notes.yaml", "talk.yaml"):
         (folder / name).write_text((own / name).read_text())
     (folder / "ask.yaml").write_text(yaml.safe_dump(ASK))
-    (folder / "late.yaml").write_text((own / "talk.yaml").read_text().replace("talker", "late-talker"))
+    (folder / "late.yaml").write_text(
+        (own / "talk.yaml").read_text().replace("talker", "late-talker").replace("name: talk", "name: late")
+    )
     made = make_platform(
         folder,
         {
