@@ -178,7 +178,7 @@ class LiveRuns:
 
     async def _drive(self, life: _Life, claimed: RunRecord, *, guilty: bool) -> Rest:
         run = life.brief.id
-        executor = RunExecutor(claimed, self._graph(claimed), self.around, lambda: self._trials.harmless(run))
+        executor = RunExecutor(claimed, self.graph(claimed), self.around, lambda: self._trials.harmless(run))
         life.executor = executor
         if self._draining:
             executor.drain()
@@ -202,7 +202,8 @@ class LiveRuns:
             # The run before it on its thread is elsewhere, or waits for a person since before we started.
             self.around.alarms.after(THREAD_RETRY_S, lambda: self.offer(life.brief))
 
-    def _graph(self, record: RunRecord) -> Graph:
+    def graph(self, record: RunRecord) -> Graph:
+        """The run's own graph, read once for all runs of its version."""
         key = (record.graph_name, record.graph_version)
         if key not in self._graphs:
             if len(self._graphs) >= GRAPHS_KEPT:

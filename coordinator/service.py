@@ -13,7 +13,6 @@ from coordinator.store.journal import Journal
 from coordinator.store.records import (
     DecisionAction,
     NewRun,
-    RunBrief,
     RunRecord,
     StepRecord,
 )
@@ -35,7 +34,7 @@ from manta.errors import (
 )
 from manta.events import Event
 from manta.faults import reach
-from manta.graph import Graph, Names, check_names, parse_graph
+from manta.graph import Graph, Names, check_names
 from manta.ids import RunId, StepKey, Tenant, new_run_id
 from manta.messages import Budget, CallIntent, CallOutcome, RecordedCall, to_json
 from manta.protocols import AgentRuntime
@@ -200,7 +199,7 @@ class CoordinatorService:
         if submission.webhook is not None:
             check_url(submission.webhook)
         new = submission.new_run(new_run_id(), graph, self._clock.now())
-        return await self._create(new, graph)
+        return await self._create(new)
 
     def _graph(self, name: str) -> Graph:
         graph = self._graphs.get(name)
@@ -209,12 +208,12 @@ class CoordinatorService:
             raise NotFound(f"there is no graph {name!r}", fix=f"one of: {there}", code="unknown_graph")
         return graph
 
-    async def _create(self, new: NewRun, graph: Graph) -> RunRecord:
+    async def _create(self, new: NewRun) -> RunRecord:
         if self._draining:
             raise Unavailable("the coordinator is being stopped", fix="send it again", code="draining")
         if self.live.overloaded:
             raise Overloaded(f"{self._limits.queued_runs} runs wait already", fix="send it again later")
-        brief = brief_of(new, graph.max_active)
+        brief = brief_of(new)
         at_once = self.live.reserve(brief)
         try:
             record, created = await self.journal.create_run(new, self._name if at_once else None)
@@ -231,7 +230,7 @@ class CoordinatorService:
             self.live.give_up(new.id)
         # Also one that was there: its creation may have been answered with an error although it was written.
         if record.status == "pending":
-            self.live.offer(_brief(record, graph.max_active))
+            self.live.offer(brief_of(record))
         return record
 
     async def get(self, tenant: Tenant, run: RunId) -> tuple[RunRecord, list[StepRecord]]:
@@ -261,7 +260,7 @@ class CoordinatorService:
         if executor is not None:
             executor.cancel()
         elif record.status in ("pending", "waiting"):
-            self.live.end_cancelled(_brief(record, None))
+            self.live.end_cancelled(brief_of(record))
         return record
 
     async def delete(self, tenant: Tenant, run: RunId) -> None:
@@ -291,7 +290,7 @@ class CoordinatorService:
         if executor is not None:
             executor.decided()
         elif record.status == "pending":
-            self.live.offer(_brief(record, None))
+            self.live.offer(brief_of(record))
         return record
 
     async def fork(self, tenant: Tenant, run: RunId, asked: Fork) -> RunRecord:
@@ -301,9 +300,9 @@ class CoordinatorService:
             NotFound: no such run, or it has no such step execution.
         """
         record, steps = await self.get(tenant, run)
-        graph = parse_graph(record.graph, f"run {run}")
+        graph = self.live.graph(record)
         copied = kept(record, graph, steps, asked.step)
-        made = await self._create(fork_of(record, graph, copied, asked, self._clock.now()), graph)
+        made = await self._create(fork_of(record, graph, copied, asked, self._clock.now()))
         reach("coordinator.forked")
         return made
 
@@ -315,10 +314,10 @@ class CoordinatorService:
             Conflict: it is not over, or it ended well.
         """
         record, steps = await self.get(tenant, run)
-        graph = parse_graph(record.graph, f"run {run}")
+        graph = self.live.graph(record)
         record = await self.journal.reopen(tenant, run, budget, tolerated(record, graph, steps))
         reach("coordinator.reopened")
-        self.live.offer(_brief(record, None))
+        self.live.offer(brief_of(record))
         return record
 
     async def library(self, room: str, method: str, *arguments: Any) -> Any:
@@ -365,16 +364,3 @@ class CoordinatorService:
 
 def _plain(record: RunRecord, steps: Sequence[StepRecord]) -> dict[str, Any]:
     return {**to_json(record), "steps": to_json(list(steps))}
-
-
-def _brief(record: RunRecord, max_active: int | None) -> RunBrief:
-    return RunBrief(
-        record.id,
-        0,
-        record.tenant,
-        record.graph_name,
-        record.status,
-        record.priority,
-        record.thread,
-        max_active,
-    )

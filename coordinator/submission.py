@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 
-from coordinator.store.records import NewRun, RunBrief
+from coordinator.store.records import NewRun, RunBrief, RunRecord
 from manta.errors import InvalidGraph, InvalidInput
 from manta.graph import Graph
 from manta.ids import RunId, Tenant, ThreadId
@@ -63,10 +63,18 @@ class Submission:
         )
 
 
-def brief_of(new: NewRun, max_active: int | None) -> RunBrief:
-    """What admission looks at before the run has a number; it then is the newest."""
+def brief_of(run: NewRun | RunRecord) -> RunBrief:
+    """What admission looks at. A run that is not made yet has no number: it then is the newest."""
+    kept = run if isinstance(run, RunRecord) else None
     return RunBrief(
-        new.id, 1 << 60, new.tenant, new.graph_name, "pending", new.priority, new.thread, max_active
+        run.id,
+        kept.number if kept else 1 << 60,
+        run.tenant,
+        run.graph_name,
+        kept.status if kept else "pending",
+        run.priority,
+        run.thread,
+        run.graph.get("max_active"),
     )
 
 

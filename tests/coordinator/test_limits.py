@@ -109,6 +109,21 @@ async def test_a_graphs_own_limit(start: Start):
         assert (await service.wait(T, record.id, 30)).status == "success"
 
 
+async def test_a_graphs_own_limit_holds_for_runs_that_waited_for_a_person(start: Start):
+    gate = Gate()
+    asked = {"id": "ok", "approval": {"question": "?"}}
+    work = {"id": "s", "agent": "s", "input": {"n": "${input.n}"}, "needs": ["ok"]}
+    service, _ = await start({"max_active": 1, "steps": [asked, work]}, {"s": gate})
+    waiting = [await run(service, {"n": n}) for n in range(3)]
+    for record in waiting:
+        await service.decide(T, record.id, None, "approve", by="ann")
+    await until(lambda: gate.began and service.health()["queued"] == 2)
+    gate.open.set()
+    for record in waiting:
+        assert (await service.wait(T, record.id, 30)).status == "success"
+    assert (gate.began, gate.at_once) == ([0, 1, 2], 1)
+
+
 async def test_a_thread_has_one_run_at_a_time_and_remembers(start: Start):
     gate = Gate()
     graph = {
