@@ -13,12 +13,12 @@ import ray
 
 from agents.actor import COORDINATOR
 from benchmarks.local_ray import actor_processes
-from coordinator.actor import GROUPS, CoordinatorActor
-from coordinator.ray_runtime import RayRuntime, member_names
+from coordinator.ray_runtime import member_names
 from coordinator.submission import Submission
 from manta.config import AgentSettings, Settings
 from manta.graph import Graph, parse_graph
 from manta.ids import DEFAULT_TENANT, RunId
+from serve_app.app import start_coordinator
 from serve_app.composition import Composition
 from tools.ray_calls import NAMESPACE, NamedActor
 
@@ -58,11 +58,8 @@ class Platform:
         self._names = tuple(names)
         composition = Composition(settings)
         by_name = {graph.name: graph for graph in graphs}
-        actor_class: Any = ray.remote(concurrency_groups=GROUPS)(CoordinatorActor)  # type: ignore[call-overload]
         for name in names:
-            actor_class.options(
-                name=name, namespace=NAMESPACE, lifetime="detached", max_restarts=-1, num_cpus=0.1
-            ).remote(name, settings, RayRuntime(composition.hosting()), by_name, composition.names())
+            start_coordinator(composition, by_name, name)
         self._links = [NamedActor(name) for name in names]
 
     async def ready(self) -> None:

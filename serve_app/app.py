@@ -98,7 +98,7 @@ def _start_backstage(composition: Composition, graphs: Mapping[str, Graph]) -> l
     """The coordinators, the documents and the agents."""
     settings = composition.settings
     coordinators = [
-        _coordinator(composition, graphs, name) for name in coordinator_names(settings.coordinator)
+        start_coordinator(composition, graphs, name) for name in coordinator_names(settings.coordinator)
     ]
     documents = _documents(settings)
     journals = [_Answer(coordinator.health) for coordinator in coordinators]
@@ -210,7 +210,8 @@ def _as_manta_error(error: Exception) -> MantaError:
     return error if isinstance(error, MantaError) else PlatformError(str(error), fix="see `manta logs`")
 
 
-def _coordinator(composition: Composition, graphs: Mapping[str, Graph], name: str) -> Any:
+def start_coordinator(composition: Composition, graphs: Mapping[str, Graph], name: str) -> Any:
+    """The coordinator of this name, or the one that is there, on the Ray this process is connected to."""
     settings = composition.settings
     runtime = RayRuntime(composition.hosting())
     actor_class: Any = ray.remote(concurrency_groups=GROUPS)(CoordinatorActor)  # type: ignore[call-overload]
