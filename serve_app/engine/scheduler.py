@@ -130,12 +130,12 @@ class Scheduler:
         """Ids whose deadline has passed."""
         return [s.id for s in self._known.values() if s.deadline is not None and s.deadline <= now]
 
-    def remove(self, id: str, *, keep: bool = True) -> None:
-        """Forget a request, waiting or running; its KV is kept while nobody needs the room, or not at all."""
+    def remove(self, id: str) -> None:
+        """Forget a request, waiting or running; its KV is kept while nobody needs the room."""
         slot = self._known.pop(id, None)
         if slot is None or self.running.pop(id, None) is None:
             return
-        moves = self.kept.add(slot.tokens[: slot.computed if keep else 0], slot.pages, move=True)
+        moves = self.kept.add(slot.tokens[: slot.computed], slot.pages, move=True)
         self._moves.extend(KvCopy((source,), (target,)) for source, target in moves)
 
     def plan(self) -> StepPlan:
