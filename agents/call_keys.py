@@ -8,6 +8,12 @@ from typing import Any
 
 from manta.messages import ChatRequest, to_json
 
+_UNSET: dict[str, Any] = to_json(ChatRequest(messages=()))
+_ALWAYS = frozenset(
+    ("messages", "model", "tools", "tool_choice", "temperature", "top_p")
+    + ("max_tokens", "stop", "seed", "response_format")
+)
+
 
 def canonical(value: Any) -> str:
     """One text per JSON value: sorted keys, no spaces."""
@@ -20,10 +26,13 @@ def request_hash(value: Any) -> str:
 
 
 def request_body(request: ChatRequest) -> dict[str, Any]:
-    """What a model is asked, as JSON, without the hints: they change between tries and never the answer."""
+    """What a model is asked, as JSON, without the hints: they change between tries and never the answer.
+
+    What a caller did not set of the later fields is left out, so that a request has the key it always had.
+    """
     body: dict[str, Any] = to_json(request)
     del body["hints"]
-    return body
+    return {name: value for name, value in body.items() if name in _ALWAYS or value != _UNSET[name]}
 
 
 def messages_hash(model: str, messages: Sequence[Any]) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from manta.ids import DEFAULT_TENANT, RunId, StepKey, Tenant
+from manta.sampling import Sampling as Sampling
+from manta.sampling import TokenLogprob as TokenLogprob
 from manta.usage import Budget as Budget
 from manta.usage import Limit as Limit
 from manta.usage import Price as Price
@@ -86,7 +88,14 @@ class CallHints:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One model call. `temperature` 0 is greedy; `max_tokens` None is what is left of the window."""
+    """One model call. `temperature` 0 is greedy; `max_tokens` None is what is left of the window.
+
+    Either `messages`, or a raw prompt that no chat template touches: `prompt`, or the token ids `prompt_ids`.
+    `response_format` holds the answer to a form: `json_object`, `json_schema` as in OpenAI's API, and
+    `{"type": "regex", "regex": ...}`, `{"type": "choice", "choice": [...]}`, `{"type": "grammar", "grammar": LARK}`.
+    `tool_choice`: `auto`, `none`, `required` or a tool's name. `logprobs`: None, or how many alternatives to tell
+    for each token. `n`: how many answers. `sampling`: the rest.
+    """
 
     messages: tuple[ChatMessage, ...]
     model: str = ""
@@ -98,25 +107,40 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     response_format: dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
+    prompt: str | None = None
+    prompt_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    n: int = 1
+    sampling: Sampling = Sampling()
     hints: CallHints = CallHints()
 
 
 @dataclass(frozen=True, slots=True)
 class ChatChunk:
-    """A piece of an answer. The last one has `finish_reason` and `usage`."""
+    """A piece of the answer number `choice`. The last one of each answer has `finish_reason`, the last of all `usage`.
+
+    `finish_reason`: `stop`, `length` or `tool_calls`. `reasoning` is thought that is not part of the answer.
+    """
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
+    reasoning: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ChatResponse:
+    """A whole answer. `logprobs` and the answers of `n` over 1 are not kept."""
+
     text: str
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str = "stop"
     usage: Usage = Usage()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
