@@ -1,14 +1,15 @@
 """The Ray actor that hosts an agent: one class for all of them, configured by name and settings."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from agents.bursts import pack_results, unpack_ids, unpack_tasks
 from agents.host import AgentHost
 from agents.hosting import Hosting
 from agents.recording import CallDone
-from agents.workload import Results, TaskId, Workload
+from agents.workload import Workload
 from manta.errors import CoordinatorUnavailable
 from manta.events import Event
 from manta.ids import RunId, StepKey
@@ -147,13 +148,14 @@ class AgentActor:
         self._host: AgentHost | None = None
         self._workload = Workload(self._perform)
 
-    async def take(self, client: str, tasks: Sequence[Task]) -> None:
-        """See `Workload.take`."""
-        self._workload.take(client, tasks)
+    async def take(self, client: str, tasks: bytes) -> None:
+        """See `Workload.take`; the tasks are packed."""
+        self._workload.take(client, unpack_tasks(tasks))
 
-    async def collect(self, client: str, fetched: Sequence[TaskId], tasks: Sequence[Task]) -> Results:
-        """See `Workload.collect`."""
-        return await self._workload.collect(client, fetched, tasks)
+    async def collect(self, client: str, fetched: bytes, tasks: bytes) -> bytes:
+        """See `Workload.collect`; all are packed."""
+        results = await self._workload.collect(client, unpack_ids(fetched), unpack_tasks(tasks))
+        return pack_results(results)
 
     async def cancel(self, run: RunId, step: StepKey) -> None:
         """See `Workload.cancel`."""

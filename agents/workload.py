@@ -6,7 +6,7 @@ and one call waits for whatever is done next.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -20,11 +20,25 @@ LONGEST_WAIT_S = 60.0
 """A call that waits for results returns after this with none: its caller may be gone, and nobody would tell."""
 FORGOTTEN_S = 300.0
 """Results of a client that was not heard of for so long are dropped: it died, and another has its runs."""
+TURNS_BETWEEN_RESULTS = 3
+"""Turns of the event loop after which a short task that came in the same burst has ended too."""
 
 TaskId: TypeAlias = tuple[RunId, StepKey, int, int]
 Results: TypeAlias = list[tuple[TaskId, TaskResult]]
 
 logger = get_logger("agents")
+
+
+async def _those_that_end_with_it(results: Sized) -> None:
+    """Returns when no more results come in from one turn of the event loop to the next.
+
+    Tasks that came together and are short end together: one trip brings them all back.
+    """
+    seen = 0
+    while len(results) > seen:
+        seen = len(results)
+        for _ in range(TURNS_BETWEEN_RESULTS):
+            await asyncio.sleep(0)
 
 
 def task_id(task: Task) -> TaskId:
@@ -93,6 +107,7 @@ class Workload:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._longest_wait_s):
                     await own.news.wait()
+            await _those_that_end_with_it(own.results)
         own.heard_at = self._clock.monotonic()
         return list(own.results.items())
 

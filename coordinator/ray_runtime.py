@@ -9,6 +9,7 @@ import ray
 import ray.exceptions
 
 from agents.actor import AgentActor
+from agents.bursts import pack_ids, pack_tasks, unpack_results
 from agents.hosting import Hosting
 from agents.places import HeldPlace, Places
 from agents.worker import WORKER
@@ -116,11 +117,11 @@ class _RayLink:
         await while_unavailable(answers, SystemClock())
 
     async def take(self, tasks: Sequence[Task]) -> None:
-        await self._answer(self._handle.take.remote(self._client, tasks))
+        await self._answer(self._handle.take.remote(self._client, pack_tasks(tasks)))
 
     async def collect(self, fetched: Sequence[TaskId], tasks: Sequence[Task]) -> Results:
-        results: Results = await self._answer(self._handle.collect.remote(self._client, fetched, tasks))
-        return results
+        brought = self._handle.collect.remote(self._client, pack_ids(fetched), pack_tasks(tasks))
+        return unpack_results(await self._answer(brought))
 
     def cancel(self, run: RunId, step: StepKey) -> None:
         self._handle.cancel.remote(run, step)

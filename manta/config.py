@@ -3,94 +3,27 @@
 The only module that may look at the environment. Precedence: command line, environment, file, defaults.
 """
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from manta.errors import InvalidConfig
+from manta.model_settings import EMBEDDED as EMBEDDED
+from manta.model_settings import EmbedderSettings as EmbedderSettings
+from manta.model_settings import LaunchSettings as LaunchSettings
+from manta.model_settings import ModelSettings as ModelSettings
+from manta.model_settings import Name as Name
+from manta.model_settings import PriceSettings as PriceSettings
+from manta.model_settings import ReplicaSettings as ReplicaSettings
+from manta.model_settings import Section as Section
 
 SETTINGS_FILE = "manta.yaml"
-EMBEDDED = "embedded"
-"""The `source` of a model or embedder whose weights come with the installation."""
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ReplicaSettings(Section):
-    """How a Serve deployment is replicated. `target_ongoing`: requests in flight per replica aimed at."""
-
-    min: int = Field(1, ge=0)
-    max: int = Field(1, ge=1)
-    num_cpus: float = Field(0.3, ge=0)
-    num_gpus: float = Field(0, ge=0)
-    resources: dict[str, float] = {}
-    target_ongoing: float = Field(8, gt=0)
-    max_ongoing: int = Field(32, ge=1)
-    max_queued: int = Field(200, ge=-1)
-    upscale_delay_s: float = Field(5, ge=0)
-    downscale_delay_s: float = Field(60, ge=0)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "ReplicaSettings":
-        if self.max < self.min:
-            raise ValueError("replicas.max must be at least replicas.min")
-        if self.target_ongoing > self.max_ongoing:
-            raise ValueError("replicas.target_ongoing must not exceed replicas.max_ongoing")
-        return self
-
-
-class PriceSettings(Section):
-    """What a model costs, in any one unit of money, for a million tokens."""
-
-    input: float = Field(0, ge=0)
-    output: float = Field(0, ge=0)
-    cached_input: float | None = Field(None, ge=0)
-    """For tokens that were in a cache; None is the price of `input`."""
-
-
-class ModelSettings(Section):
-    """One model. `torch` runs it in the replica, `remote` calls an OpenAI-compatible server,
-    `langchain` any vendor through `init_chat_model`, `sleep` is the timing stand-in of load tests."""
-
-    backend: Literal["torch", "remote", "langchain", "sleep"] = "torch"
-    source: str = EMBEDDED
-    """torch: `embedded`, a `.gguf` file or a Hugging Face folder. langchain: `provider:model`."""
-    base_url: str = ""
-    model: str = ""
-    """remote: the server's name of the model; empty is this model's own name."""
-    api_key_env: str = ""
-    """Name of the environment variable that holds the key; the key itself is never in a file."""
-    context_window: int = Field(0, ge=0)
-    abilities: tuple[Literal["tools", "json"], ...] = ()
-    dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    quantize: Literal["none", "int8", "int4", "mixed"] = "none"
-    """torch on the CPU: how weights are stored. `mixed`: the outputs of attention and MLP in 16 bits, the rest
-    in 8."""
-    device: str = "auto"
-    threads: int = Field(0, ge=0)
-    """torch: threads of one replica; 0 is every core it may use."""
-    max_batch: int = Field(16, ge=1)
-    kv_tokens: int = Field(8192, ge=64)
-    timeout_s: float = Field(120, gt=0)
-    step_s: tuple[float, float] = (0.02, 0.001)
-    """sleep: seconds of one engine step, as constant and per sequence in the batch."""
-    price: PriceSettings = PriceSettings()
-    replicas: ReplicaSettings = ReplicaSettings()
-
-
-class EmbedderSettings(Section):
-    source: str = EMBEDDED
-    threads: int = Field(0, ge=0)
-    max_batch: int = Field(32, ge=1)
-    replicas: ReplicaSettings = ReplicaSettings(num_cpus=0.2)
 
 
 class AgentSettings(Section):
@@ -310,8 +243,12 @@ def child_environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+@functools.cache
 def kill_point() -> tuple[str, str]:
-    """`MANTA_KILL_AT` and `MANTA_KILL_ONCE`: where this process shall die in a test of recovery."""
+    """`MANTA_KILL_AT` and `MANTA_KILL_ONCE`: where this process shall die in a test of recovery.
+
+    Looked up once: it is asked for at every step of every run.
+    """
     return os.environ.get("MANTA_KILL_AT", ""), os.environ.get("MANTA_KILL_ONCE", "")
 
 

@@ -1,7 +1,8 @@
 """A Ray of three nodes on this machine, in a process of its own: `python -m tests.cluster.nodes FOLDER`.
 
 Says `READY address` when it is up. Each line that it reads is the id of a worker's process: the node of that worker is
-removed at once, without a farewell, and `REMOVED` is said. It ends with its input, and its nodes with it.
+removed at once, without a farewell, and `REMOVED` is said when the worker is gone too. It ends with its input, and its
+nodes with it.
 """
 
 import sys
@@ -21,18 +22,22 @@ def main(folder: str) -> None:
     cluster.wait_for_nodes()
     print(f"READY {cluster.address}", flush=True)
     for line in sys.stdin:
-        cluster.remove_node(_node_of(cluster, int(line)), allow_graceful=False)
+        worker = psutil.Process(int(line))
+        cluster.remove_node(_node_of(cluster, worker), allow_graceful=False)
+        # A worker outlives its node by the moment it takes to notice; a lost machine would not wait for it.
+        worker.kill()
+        psutil.wait_procs([worker], timeout=30)
         print("REMOVED", flush=True)
     cluster.shutdown()
 
 
-def _node_of(cluster: Cluster, worker: int) -> Any:
+def _node_of(cluster: Cluster, worker: psutil.Process) -> Any:
     """The worker node whose raylet has started this process."""
-    raylet = psutil.Process(worker).ppid()
+    raylet = worker.ppid()
     for node in cluster.worker_nodes:
         if raylet in [started.process.pid for started in node.all_processes["raylet"]]:
             return node
-    raise LookupError(f"process {worker} is on none of the worker nodes")
+    raise LookupError(f"process {worker.pid} is on none of the worker nodes")
 
 
 if __name__ == "__main__":
