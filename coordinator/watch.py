@@ -83,6 +83,7 @@ class Watchers:
             if left <= 0:
                 return
             try:
-                await asyncio.wait_for(channel.changed.wait(), left)
+                async with asyncio.timeout(left):
+                    await channel.changed.wait()
             except TimeoutError:
                 return

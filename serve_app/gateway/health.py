@@ -53,7 +53,8 @@ async def readyz(platform: PlatformDep, response: Response) -> Readiness:
 
 async def _probe(answer: Any) -> ComponentJson:
     try:
-        await asyncio.wait_for(answer, PROBE_S)
+        async with asyncio.timeout(PROBE_S):
+            await answer
     except TimeoutError:
         return {"state": "not answering", "detail": f"no answer in {PROBE_S:g} s"}
     except MantaError as error:

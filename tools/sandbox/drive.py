@@ -91,7 +91,8 @@ async def _converse(process: asyncio.subprocess.Process, spec: Spec, cap: _Cap) 
         await asyncio.wait((streams, too_much), timeout=latest, return_when=asyncio.FIRST_COMPLETED)
         if not streams.done():
             process.stdin.close()
-        stdout, stderr = await asyncio.wait_for(streams, _GRACE_S)
+        async with asyncio.timeout(_GRACE_S):
+            stdout, stderr = await streams
         return stdout, stderr, cap.reached.is_set()
     except TimeoutError as error:
         raise ToolError("the sandbox did not end in time", fix="try again", code="sandbox_stuck") from error
@@ -125,7 +126,8 @@ async def _end(process: asyncio.subprocess.Process, reader: int) -> None:
         if process.stdin:
             process.stdin.close()
         try:
-            await asyncio.wait_for(process.wait(), _GRACE_S)
+            async with asyncio.timeout(_GRACE_S):
+                await process.wait()
         except TimeoutError:
             process.kill()
             await process.wait()
