@@ -1,0 +1,137 @@
+"""The settings of models and of the embedder: sections of `manta.yaml`, read by `manta.config`."""
+
+from string import Formatter
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+EMBEDDED = "embedded"
+"""The `source` of a model or embedder whose weights come with the installation."""
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+PLACEHOLDERS = frozenset(
+    {"host", "port", "source", "model", "tensor_parallel", "context_window", "python", "threads"}
+)
+"""What an argument of `launch.command` and `launch.args` may name in braces."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReplicaSettings(Section):
+    """How a Serve deployment is replicated. `target_ongoing`: requests in flight per replica aimed at."""
+
+    min: int = Field(1, ge=0)
+    max: int = Field(1, ge=1)
+    num_cpus: float = Field(0.3, ge=0)
+    num_gpus: float = Field(0, ge=0)
+    resources: dict[str, float] = {}
+    target_ongoing: float = Field(8, gt=0)
+    max_ongoing: int = Field(32, ge=1)
+    max_queued: int = Field(200, ge=-1)
+    upscale_delay_s: float = Field(5, ge=0)
+    downscale_delay_s: float = Field(60, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ReplicaSettings":
+        if self.max < self.min:
+            raise ValueError("replicas.max must be at least replicas.min")
+        if self.target_ongoing > self.max_ongoing:
+            raise ValueError("replicas.target_ongoing must not exceed replicas.max_ongoing")
+        if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
+            raise ValueError("replicas.num_gpus over 1 must be a whole number")
+        return self
+
+
+class PriceSettings(Section):
+    """What a model costs, in any one unit of money, for a million tokens."""
+
+    input: float = Field(0, ge=0)
+    output: float = Field(0, ge=0)
+    cached_input: float | None = Field(None, ge=0)
+    """For tokens that were in a cache; None is the price of `input`."""
+
+
+class LaunchSettings(Section):
+    """server: how a replica starts its server. Arguments go to the process as they are; there is no shell."""
+
+    preset: Literal["", "vllm", "sglang", "trtllm", "triton", "llama_cpp", "transformers"] = ""
+    command: tuple[str, ...] = ()
+    """A command of your own instead of a preset's."""
+    args: tuple[str, ...] = ()
+    """Further arguments, after the preset's."""
+    env: dict[str, str] = {}
+    base_path: str = "/v1"
+    health_path: str = ""
+    """Answers 200 once the server is ready; empty is the preset's, `/health` for a command of your own."""
+    start_timeout_s: float = Field(1800, gt=0)
+    restarts: int = Field(5, ge=0)
+    """How often in a row a server that died is started again before the replica gives up."""
+    grace_s: float = Field(10, ge=0)
+    """Between the signal to end and the one to die."""
+
+    @model_validator(mode="after")
+    def _placeholders_are_known(self) -> "LaunchSettings":
+        for argument in (*self.command, *self.args):
+            try:
+                named = {name for _, name, _, _ in Formatter().parse(argument) if name is not None}
+            except ValueError as error:
+                raise ValueError(f"launch: {argument!r}: {error}; write a brace as two") from None
+            if named - PLACEHOLDERS:
+                known = ", ".join(sorted(PLACEHOLDERS))
+                raise ValueError(f"launch: {argument!r} names what there is not; known are {known}")
+        return self
+
+
+class ModelSettings(Section):
+    """One model. `torch` runs it in the replica, `server` starts another inference server there and talks to it,
+    `remote` calls an OpenAI-compatible server, `langchain` any vendor through `init_chat_model`, `sleep` is the
+    timing stand-in of load tests."""
+
+    backend: Literal["torch", "server", "remote", "langchain", "sleep"] = "torch"
+    source: str = EMBEDDED
+    """torch: `embedded`, a `.gguf` file or a Hugging Face folder. server: what it is to load.
+    langchain: `provider:model`."""
+    base_url: str = ""
+    model: str = ""
+    """remote, server: the server's name of the model; empty is this model's own name."""
+    api_key_env: str = ""
+    """Name of the environment variable that holds the key; the key itself is never in a file."""
+    dialect: Literal["auto", "openai", "vllm", "sglang", "llama_cpp", "transformers"] = "auto"
+    """remote, server: how to say what goes beyond OpenAI's API. `auto`: the preset's, else `openai`."""
+    context_window: int = Field(0, ge=0)
+    abilities: tuple[Literal["tools", "json"], ...] = ()
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    quantize: Literal["none", "int8", "int4", "mixed"] = "none"
+    """torch on the CPU: how weights are stored. `mixed`: the outputs of attention and MLP in 16 bits, the rest
+    in 8."""
+    device: str = "auto"
+    threads: int = Field(0, ge=0)
+    """torch, server: threads of one replica; 0 is every core it may use."""
+    max_batch: int = Field(16, ge=1)
+    kv_tokens: int = Field(8192, ge=64)
+    timeout_s: float = Field(120, gt=0)
+    step_s: tuple[float, float] = (0.02, 0.001)
+    """sleep: seconds of one engine step, as constant and per sequence in the batch."""
+    launch: LaunchSettings = LaunchSettings()
+    tensor_parallel: int = Field(0, ge=0)
+    """server: over how many of the replica's GPUs the model is spread; 0 is all."""
+    price: PriceSettings = PriceSettings()
+    replicas: ReplicaSettings = ReplicaSettings()
+
+    @model_validator(mode="after")
+    def _can_be_launched(self) -> "ModelSettings":
+        if self.backend == "server" and bool(self.launch.preset) == bool(self.launch.command):
+            raise ValueError("backend server needs either launch.preset or launch.command")
+        if self.tensor_parallel > max(1, self.replicas.num_gpus):
+            raise ValueError("tensor_parallel needs as many replicas.num_gpus")
+        return self
+
+
+class EmbedderSettings(Section):
+    source: str = EMBEDDED
+    backend: Literal["torch", "onnx"] = "torch"
+    """onnx: ONNX Runtime with weights in 8 bits."""
+    threads: int = Field(0, ge=0)
+    max_batch: int = Field(32, ge=1)
+    replicas: ReplicaSettings = ReplicaSettings(num_cpus=0.2)
