@@ -42,13 +42,16 @@ demo: setup ## The main job: a question becomes a cited report in out/ (KEEP=1 l
 test: setup-dev ## All tests (real Ray, Serve, model, PostgreSQL)
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-live test-rooms
 
+# Threads that meet in a spin lose it all where more of them want to run than there are cores.
+SHARED_CORES := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE
+
 # One after the other: a second Ray on this host finds the port of Ray's job agent taken.
 test-live: setup-dev
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/live
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/cluster
+	@$(SHARED_CORES) $(BIN)/python -m pytest tests/live
+	@$(SHARED_CORES) $(BIN)/python -m pytest tests/cluster
 
 test-rooms: setup-dev ## The tests that start no Ray
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --ignore tests/live --ignore tests/cluster
+	@$(SHARED_CORES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/live --ignore tests/cluster
 
 bench: setup-dev ## The benchmarks of docs/benchmarks.md; figures go to out/benchmarks
 	@mkdir -p out/benchmarks

@@ -109,11 +109,16 @@ def embedder() -> EngineEmbedder:
     return EngineEmbedder(SentenceEmbedder.load(embedded_embedder_path()))
 
 
-@pytest_asyncio.fixture(params=SETS, ids=lambda unseen: unseen.name)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=SETS, ids=lambda unseen: unseen.name)
 async def made(
-    request: pytest.FixtureRequest, tmp_path: Path, engine: Engine, embedder: EngineEmbedder
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    engine: Engine,
+    embedder: EngineEmbedder,
 ) -> AsyncIterator[tuple[UnseenSet, dict[str, Any], Bench]]:
+    """A report on each set; writing it is what takes long."""
     unseen: UnseenSet = request.param
+    tmp_path = tmp_path_factory.mktemp(unseen.name)
     store = DocumentStore(tmp_path / "documents", embedder)
     for name, text in unseen.documents.items():
         await store.add(unseen.name, name, text.encode())
@@ -123,6 +128,7 @@ async def made(
     yield unseen, await bench.report(unseen.question, unseen.name, [data]), bench
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_an_unseen_set_gives_a_report_that_holds(made: tuple[UnseenSet, dict[str, Any], Bench]) -> None:
     unseen, written, bench = made
     report = written["report"]
@@ -146,6 +152,7 @@ async def test_an_unseen_set_gives_a_report_that_holds(made: tuple[UnseenSet, di
     assert written["artifacts"]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_its_numbers_can_be_computed_again(made: tuple[UnseenSet, dict[str, Any], Bench]) -> None:
     unseen, written, _ = made
     rows = list(csv.DictReader(unseen.table.splitlines()))
