@@ -1,21 +1,28 @@
 """Our own engine in the replica's process: bridges its thread to the replica's event loop."""
 
 import asyncio
-import os
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from manta.config import EMBEDDED, ModelSettings
 from manta.errors import ContextLengthExceeded, InvalidInput, ModelError, RunCancelled
+from manta.machine import usable_cores
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo, Usage
+from serve_app.backends.answer_parts import AnswerParts, Parts
+from serve_app.backends.dialect import Dialect, Reading, offered_tools
 from serve_app.engine.engine import Engine
+from serve_app.engine.forms.form import Form
 from serve_app.engine.types import EngineConfig, EngineOutput, GenerationRequest, SamplingParams
 from serve_app.engine.weights import embedded_llm_path
 
 DEFAULT_MAX_TOKENS = 512
+
+_log = logging.getLogger(__name__)
 
 
 class TorchBackend:
@@ -23,6 +30,7 @@ class TorchBackend:
         self._name = name
         self._settings = settings
         self._engine: Engine | None = None
+        self._dialect: Dialect | None = None
 
     def start(self) -> None:
         settings = self._settings
@@ -43,7 +51,7 @@ class TorchBackend:
     def stop(self) -> None:
         if self._engine is not None:
             self._engine.stop()
-            self._engine = None
+            self._engine = self._dialect = None
 
     @property
     def healthy(self) -> bool:
@@ -55,22 +63,29 @@ class TorchBackend:
             raise ModelError(f"model {self._name} is not loaded yet", fix="wait until /readyz says so")
         return self._engine
 
+    @property
+    def dialect(self) -> Dialect:
+        if self._dialect is None:
+            self._dialect = Dialect(self.engine)
+        return self._dialect
+
     async def info(self) -> ModelInfo:
         return ModelInfo(self._name, self.engine.context_window, self._settings.abilities)
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        return len(self._render(messages))
-
-    def _render(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
-        return self.engine.render_chat([_template_message(message) for message in messages])
+        return len(self.engine.encode(self.dialect.render(messages)))
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
-        prompt = self._render(request.messages)
+        prompt, reading = self._prompt(request)
         room = self.engine.context_window - len(prompt)
         if room < 1:
             cause = f"the prompt has {len(prompt)} tokens, the window of {self._name} is {self.engine.context_window}"
             raise ContextLengthExceeded(cause, fix="shorten it or use a model with a larger window")
-        wanted = _generation(request, prompt, room)
+        form = await self._form(request, reading)
+        params = _params(request, form, reading, room, skip=self.dialect.hides_special_tokens(reading))
+        wanted = GenerationRequest(
+            uuid.uuid4().hex, prompt, params, request.hints.priority, _deadline(request)
+        )
         outputs: asyncio.Queue[EngineOutput] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -78,55 +93,98 @@ class TorchBackend:
             loop.call_soon_threadsafe(outputs.put_nowait, output)
 
         self.engine.submit(wanted, arrived)
+        answer = reading.parts()
         try:
             while True:
                 output = await outputs.get()
-                yield _chunk(output)
+                chunk = _chunk(output, answer)
+                if chunk.text or chunk.reasoning or chunk.tool_calls or chunk.logprobs or chunk.finish_reason:
+                    yield chunk
                 if output.finish_reason is not None:
                     return
         finally:
             # Also when the caller went away: an ended request is unknown to the engine, and that is fine.
             self.engine.cancel(wanted.id)
 
+    def _prompt(self, request: ChatRequest) -> tuple[tuple[int, ...], Reading]:
+        """The prompt's ids, and how to read the answer. A raw prompt has no thoughts and no tools."""
+        raw = request.prompt is not None or bool(request.prompt_ids)
+        if raw and offered_tools(request):
+            raise InvalidInput("a raw prompt cannot offer tools", fix="send messages")
+        if request.prompt_ids:
+            return request.prompt_ids, Reading()
+        if request.prompt is not None:
+            return tuple(self.engine.encode(request.prompt, add_special_tokens=True)), Reading()
+        text = self.dialect.render(request.messages, offered_tools(request))
+        return tuple(self.engine.encode(text)), self.dialect.reading(request, text)
+
+    async def _form(self, request: ChatRequest, reading: Reading) -> Form | None:
+        """The form of the answer, compiled. Raises InvalidInput for one that cannot be used."""
+        form = self.dialect.form(request, reading)
+        if form is None:
+            return None
+        try:
+            await asyncio.to_thread(self.engine.prepare, form)
+        except InvalidInput as error:
+            lenient = self.dialect.form(request, reading, lenient=True)
+            if lenient is None or lenient == form:
+                raise
+            # A tool from elsewhere may use any keyword; the rest of its schema still holds.
+            await asyncio.to_thread(self.engine.prepare, lenient)
+            _log.info("the parameters of a tool hold only in part: %s", error.message)
+            return lenient
+        return form
+
     def stats(self) -> dict[str, Any]:
         stats = self.engine.stats()
         return {name: getattr(stats, name) for name in stats.__slots__}
 
 
-def usable_cores() -> int:
-    """Ray would leave a replica with a fraction of a CPU one thread, whatever else the machine does."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _generation(request: ChatRequest, prompt: tuple[int, ...], room: int) -> GenerationRequest:
-    if request.response_format is not None and request.response_format.get("type") != "text":
-        raise InvalidInput(
-            "this model cannot be held to a response_format", fix="ask in the prompt, or use another model"
-        )
-    params = SamplingParams(
+def _params(
+    request: ChatRequest, form: Form | None, reading: Reading, room: int, *, skip: bool
+) -> SamplingParams:
+    forced = reading.style is not None and request.tool_choice not in (None, "auto")
+    return SamplingParams(
+        **asdict(request.sampling),
         max_tokens=min(request.max_tokens or DEFAULT_MAX_TOKENS, room),
         temperature=request.temperature,
         top_p=request.top_p,
         seed=request.seed,
-        stop=request.stop,
+        # A stop string is for text: it must not cut a call in two.
+        stop=() if forced else request.stop,
+        stop_until="" if reading.style is None else reading.style.marker,
+        logprobs=request.logprobs,
+        form=form,
+        skip_special_tokens=skip,
     )
-    deadline = None
-    if request.hints.deadline is not None:
-        # The lease is in wall-clock seconds, which processes share; the engine counts monotonic ones.
-        deadline = time.monotonic() + request.hints.deadline - time.time()
-    return GenerationRequest(uuid.uuid4().hex, prompt, params, request.hints.priority, deadline)
 
 
-def _chunk(output: EngineOutput) -> ChatChunk:
+def _deadline(request: ChatRequest) -> float | None:
+    if request.hints.deadline is None:
+        return None
+    # The lease is in wall-clock seconds, which processes share; the engine counts monotonic ones.
+    return time.monotonic() + request.hints.deadline - time.time()
+
+
+def _chunk(output: EngineOutput, answer: AnswerParts) -> ChatChunk:
     if output.finish_reason == "error":
         raise ModelError(f"the engine failed: {output.error}", fix="see the replica's log")
     if output.finish_reason == "cancelled":
         raise RunCancelled("the generation was cancelled or its lease lapsed")
+    parts = answer.push(output.text)
+    finish: str | None = output.finish_reason
     usage = None
-    if output.finish_reason is not None:
+    if finish is not None:
+        last = answer.finish()
+        parts = Parts(parts.text + last.text, parts.reasoning + last.reasoning, parts.calls + last.calls)
         usage = Usage(output.input_tokens, output.output_tokens, output.cached_tokens, model_calls=1)
-    return ChatChunk(output.text, finish_reason=output.finish_reason, usage=usage)
-
-
-def _template_message(message: ChatMessage) -> dict[str, Any]:
-    return {"role": message.role, "content": message.content}
+        if answer.called and finish == "stop":
+            finish = "tool_calls"
+    return ChatChunk(
+        parts.text,
+        parts.calls,
+        finish,
+        usage,
+        parts.reasoning,
+        output.logprobs if answer.in_text else (),
+    )

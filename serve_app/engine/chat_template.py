@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from manta.errors import InvalidInput, ModelLoadError
+
+T = TypeVar("T")
 
 
 class ChatTemplate:
@@ -28,6 +30,7 @@ class ChatTemplate:
                 f"the chat template is broken: {error}", fix="get the model files again"
             ) from error
         self._tokens = dict(tokens)
+        self.source = source
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
@@ -45,6 +48,20 @@ class ChatTemplate:
                 f"the model's chat template refused the messages: {error}",
                 fix="give each message a role and a text content",
             ) from error
+
+
+def defused(value: T, special: Sequence[str]) -> T:
+    """The same JSON value, where no string holds a special token any more: a space breaks it up."""
+    if isinstance(value, str):
+        for token in special:
+            if token in value:
+                value = value.replace(token, f"{token[0]} {token[1:]}")  # type: ignore[assignment]
+        return value
+    if isinstance(value, Mapping):
+        return {defused(key, special): defused(entry, special) for key, entry in value.items()}  # type: ignore[return-value]
+    if isinstance(value, list):
+        return [defused(entry, special) for entry in value]  # type: ignore[return-value]
+    return value
 
 
 def _to_json(

@@ -3,14 +3,25 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from manta.errors import InvalidInput, MantaError
+from manta.sampling import TokenLogprob
 from serve_app.engine.bundle import ModelBundle
+from serve_app.engine.forms.guide import Guide
 from serve_app.engine.kv_cache import KvCache
-from serve_app.engine.sampler import Sampler, choose_tokens
-from serve_app.engine.scheduler import Scheduler, StepPlan
+from serve_app.engine.params import check_params
+from serve_app.engine.sampler import Choice, Sampler, Scores, choose_tokens
+from serve_app.engine.scheduler import MAX_PENDING, Scheduler, StepPlan
 from serve_app.engine.text_stream import TextStream
-from serve_app.engine.types import EngineConfig, EngineOutput, EngineStats, FinishReason, GenerationRequest
+from serve_app.engine.types import (
+    EngineConfig,
+    EngineOutput,
+    EngineStats,
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+)
 
 Sink = Callable[[EngineOutput], None]
 
@@ -56,12 +67,16 @@ class EngineCore:
         vocabulary = self._bundle.model.spec.vocab_size
         if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= vocabulary:
             raise InvalidInput(f"a prompt id lies outside the vocabulary of {vocabulary}")
+        check_params(request.params, vocabulary)
 
-    def add(self, request: GenerationRequest, sink: Sink) -> None:
-        """Take a request in; one that cannot be taken hears its error through the sink."""
+    def add(self, request: GenerationRequest, sink: Sink, guide: Guide | None = None) -> None:
+        """Take a request in; one that cannot be taken hears its error through the sink.
+
+        `guide` is at the beginning of the request's form, if it has one.
+        """
         params, model = request.params, self._bundle.model
         try:
-            sampler = Sampler(params, request.prompt_ids, model.spec.vocab_size, model.device)
+            sampler = Sampler(params, request.prompt_ids, model.spec.vocab_size, model.device, guide)
             self.scheduler.add(
                 request.id, request.prompt_ids, params.max_tokens, request.priority, request.deadline
             )
@@ -69,7 +84,8 @@ class EngineCore:
             length = len(request.prompt_ids)
             self._tell(sink, EngineOutput(request.id, "", (), "error", length, 0, 0, str(error)))
             return
-        text = TextStream(self._bundle.tokenizer.decode, params.stop)
+        decode = partial(self._bundle.tokenizer.decode, skip_special_tokens=params.skip_special_tokens)
+        text = TextStream(decode, params.stop, params.stop_until)
         self._live[request.id] = _Live(request, sink, sampler, text)
 
     def end(self, id: str, reason: FinishReason, error: str | None = None) -> None:
@@ -97,12 +113,12 @@ class EngineCore:
         ready = [self._live[id] for id, s in zip(plan.ids, plan.segments, strict=True) if s.wants_logits]
         if not ready:
             return
-        tokens = choose_tokens(logits, [live.sampler for live in ready])
-        for live, token in zip(ready, tokens, strict=True):
-            if isinstance(token, Exception):
-                self._finish(live, "", (), "error", f"sampling failed: {token}")
+        choices = choose_tokens(logits, [live.sampler for live in ready])
+        for live, choice in zip(ready, choices, strict=True):
+            if isinstance(choice, Exception):
+                self._finish(live, "", (), "error", f"sampling failed: {choice}")
             else:
-                self._accept(live, token)
+                self._accept(live, choice)
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -123,43 +139,81 @@ class EngineCore:
         for id, segment in zip(plan.ids, plan.segments, strict=True):
             live = self._live[id]
             live.cached = self.scheduler.running[id].cached
-            # After a pre-emption what was generated is read again like a prompt.
+            # After a pre-emption what was generated is read again like a prompt, and so is what a form forced.
             if segment.position < len(live.request.prompt_ids) or len(segment.tokens) > 1:
                 self._prefill_tokens += len(segment.tokens)
             else:
                 self._decode_tokens += 1
 
-    def _accept(self, live: _Live, token: int) -> None:
-        """Add a chosen token to a request and decide whether it goes on."""
-        params = live.request.params
+    def _accept(self, live: _Live, choice: Choice) -> None:
+        """Add a chosen token to a request, and those its form forces, and decide whether it goes on."""
+        params, token = live.request.params, choice.token
         live.output_tokens += 1
-        if token in self._bundle.end_ids and not params.ignore_eos:
+        if self._ends(params, token):
             self._finish(live, live.text.finish(), (token,), "stop")
             return
-        text = live.text.push(token)
+        logprobs = () if choice.scores is None else (self._logprob(token, choice.scores),)
+        room = min(params.max_tokens - live.output_tokens, MAX_PENDING - 1)
+        tokens = (token, *live.sampler.forced(room))
+        text = ""
+        for token in tokens:
+            if not live.text.stopped:
+                text += live.text.push(token)
+        live.output_tokens += len(tokens) - 1
         if live.text.stopped:
-            self._finish(live, text, (token,), "stop")
+            self._finish(live, text, tokens, "stop", logprobs=logprobs)
+        elif live.sampler.form_ended:
+            self._finish(live, text + live.text.finish(), tokens, "stop", logprobs=logprobs)
         elif live.output_tokens >= params.max_tokens:
-            self._finish(live, text + live.text.finish(), (token,), "length")
+            self._finish(live, text + live.text.finish(), tokens, "length", logprobs=logprobs)
         else:
-            self.scheduler.append(live.request.id, token)
-            if not self._tell(live.sink, self._output(live, text, (token,), None)):
+            self.scheduler.append(live.request.id, *tokens)
+            if not self._tell(live.sink, self._output(live, text, tokens, None, logprobs=logprobs)):
                 self._finish(live, "", (), "error", "the receiver of this request failed")
 
+    def _ends(self, params: SamplingParams, token: int) -> bool:
+        """Whether a token ends the answer. A form allows end tokens only where it may end."""
+        if token in params.stop_token_ids:
+            return True
+        return token in self._bundle.end_ids and (params.form is not None or not params.ignore_eos)
+
+    def _logprob(self, token: int, scores: Scores) -> TokenLogprob:
+        piece = self._bundle.tokenizer.piece
+        top = tuple([piece(id), id, value] for id, value in scores.top)
+        return TokenLogprob(piece(token), token, scores.chosen, top)
+
     def _finish(
-        self, live: _Live, text: str, tokens: tuple[int, ...], reason: FinishReason, error: str | None = None
+        self,
+        live: _Live,
+        text: str,
+        tokens: tuple[int, ...],
+        reason: FinishReason,
+        error: str | None = None,
+        logprobs: tuple[TokenLogprob, ...] = (),
     ) -> None:
         self.scheduler.remove(live.request.id)
         self._live.pop(live.request.id, None)
-        self._tell(live.sink, self._output(live, text, tokens, reason, error))
+        self._tell(live.sink, self._output(live, text, tokens, reason, error, logprobs))
 
     @staticmethod
     def _output(
-        live: _Live, text: str, tokens: tuple[int, ...], reason: FinishReason | None, error: str | None = None
+        live: _Live,
+        text: str,
+        tokens: tuple[int, ...],
+        reason: FinishReason | None,
+        error: str | None = None,
+        logprobs: tuple[TokenLogprob, ...] = (),
     ) -> EngineOutput:
-        length = len(live.request.prompt_ids)
         return EngineOutput(
-            live.request.id, text, tokens, reason, length, live.output_tokens, live.cached, error
+            live.request.id,
+            text,
+            tokens,
+            reason,
+            input_tokens=len(live.request.prompt_ids),
+            output_tokens=live.output_tokens,
+            cached_tokens=live.cached,
+            error=error,
+            logprobs=logprobs,
         )
 
     @staticmethod

@@ -12,7 +12,10 @@ import torch
 
 from manta.errors import InvalidInput, ModelError
 from serve_app.engine.bundle import ModelBundle, load_bundle
+from serve_app.engine.chat_template import defused
 from serve_app.engine.core import EngineCore
+from serve_app.engine.forms.compiler import FormCompiler
+from serve_app.engine.forms.form import Form
 from serve_app.engine.types import EngineConfig, EngineOutput, EngineStats, GenerationRequest, SamplingParams
 
 __all__ = ["Engine", "EngineConfig", "EngineOutput", "EngineStats", "GenerationRequest", "SamplingParams"]
@@ -33,6 +36,7 @@ class Engine:
         self._threads = config.threads
         self._clock = clock
         self._core = EngineCore(bundle, config)
+        self._forms = FormCompiler(bundle.tokenizer, bundle.model.spec.vocab_size, bundle.end_ids)
         self._wake = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()
         self._stopping = False
@@ -77,9 +81,20 @@ class Engine:
             self._thread.join()
 
     def submit(self, request: GenerationRequest, sink: Callable[[EngineOutput], None]) -> None:
-        """Queue a generation. Raises ContextLengthExceeded, InvalidInput, or ModelError when not running."""
+        """Queue a generation. A form that was not prepared is compiled first, here.
+
+        Raises:
+            ContextLengthExceeded, InvalidInput: the request can never run.
+            ModelError: the engine is not running.
+        """
         self._core.check(request)
-        self._post(lambda: self._core.add(request, sink))
+        form = request.params.form
+        guide = None if form is None else self._forms.guide(form)
+        self._post(lambda: self._core.add(request, sink, guide))
+
+    def prepare(self, form: Form) -> None:
+        """Compile a form, which may take a second, and keep it. Raises InvalidInput for one that cannot be used."""
+        self._forms.guide(form)
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next step; its sink hears `cancelled`. Unknown ids are ignored."""
@@ -92,15 +107,19 @@ class Engine:
     def render_chat(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
     ) -> tuple[int, ...]:
-        """Prompt ids for a conversation, ending where the assistant speaks. Raises InvalidInput.
+        """Prompt ids for a conversation, ending where the assistant speaks. Raises InvalidInput."""
+        return tuple(self.encode(self.render_text(messages, tools)))
 
-        What looks like a special token inside a message stays text: a document that says `<|im_end|>` must
-        not end the turn it is quoted in.
+    def render_text(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+        """The prompt for a conversation as text, whose special tokens are meant. Raises InvalidInput.
+
+        What looks like a special token inside a message or a tool stays text: a document that says `<|im_end|>`
+        must not end the turn it is quoted in.
         """
         if self.bundle.template is None:
             raise InvalidInput(f"model {self.model_name} has no chat template", fix="send a plain prompt")
-        defused = [_defused(message, self.bundle.tokenizer.special_tokens) for message in messages]
-        return tuple(self.bundle.tokenizer.encode(self.bundle.template.render(defused, tools)))
+        special = self.bundle.tokenizer.special_tokens
+        return self.bundle.template.render(defused(messages, special), defused(tools, special))
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         return self.bundle.tokenizer.encode(text, add_special_tokens=add_special_tokens)
@@ -157,13 +176,3 @@ class Engine:
         for action in actions:
             action()
         self._core.end_all("error" if failure else "cancelled", failure)
-
-
-def _defused(message: dict[str, Any], special: Sequence[str]) -> dict[str, Any]:
-    content = message.get("content")
-    if not isinstance(content, str):
-        return message
-    for token in special:
-        if token in content:
-            content = content.replace(token, f"{token[0]} {token[1:]}")
-    return {**message, "content": content}

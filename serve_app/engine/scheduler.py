@@ -16,6 +16,9 @@ from serve_app.engine.batch import Segment
 from serve_app.engine.kept_kv import MIN_SHARED, KeptKv, shared_prefix
 from serve_app.engine.kv_pages import KvPages
 
+MAX_PENDING = 32
+"""How many generated tokens are computed at once without drawing on the prompts' budget."""
+
 
 @dataclass(slots=True, eq=False)
 class Slot:
@@ -38,7 +41,12 @@ class Slot:
 
     @property
     def decoding(self) -> bool:
-        return self.computed >= self.prompt_length and len(self.tokens) - self.computed == 1
+        return self.computed >= self.prompt_length and self.pending <= MAX_PENDING
+
+    @property
+    def pending(self) -> int:
+        """How many of its tokens are still to be computed."""
+        return len(self.tokens) - self.computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +154,13 @@ class Scheduler:
         # The best rank first: who grows can then pre-empt only requests that were not looked at yet.
         for slot in sorted(self.running.values(), key=lambda s: s.rank):
             if slot.decoding and slot.id in self.running and self._grow(slot):
-                chosen.append((slot.id, self._segment(slot, 1)))
+                chosen.append((slot.id, self._segment(slot, slot.pending)))
         budget = self.prefill_chunk
         for slot in sorted(self.running.values(), key=lambda s: s.rank):
-            if slot.decoding or budget < 1:
+            if slot.decoding or budget < 1 or self._waits(slot):
                 continue
             copies.extend(self._share(slot))
-            size = min(budget, len(slot.tokens) - slot.computed)
+            size = min(budget, slot.pending)
             chosen.append((slot.id, self._segment(slot, size)))
             budget -= size
         moves, self._moves = self._moves, []
@@ -164,9 +172,9 @@ class Scheduler:
         for id, segment in zip(plan.ids, plan.segments, strict=True):
             self.running[id].computed = segment.end
 
-    def append(self, id: str, token: int) -> None:
-        """Add a generated token, to be computed at the next step."""
-        self.running[id].tokens.append(token)
+    def append(self, id: str, *tokens: int) -> None:
+        """Add generated tokens, at most MAX_PENDING, to be computed at the next step."""
+        self.running[id].tokens.extend(tokens)
 
     def _admit(self) -> None:
         while self._queue and len(self.running) < self.max_batch:
@@ -214,11 +222,39 @@ class Scheduler:
         slot.shared_checked, slot.resumed = False, True
         heapq.heappush(self._queue, (slot.rank, slot))
 
+    def _waits(self, slot: Slot) -> bool:
+        """Whether another is just computing a beginning that this prompt can copy soon.
+
+        Only for those that rank better, so that the best one never waits. Its computing is no slower than one's
+        own would be, as both draw on the same budget.
+        """
+        if slot.shared_checked:
+            return False
+        wanted = slot.tokens[:-1]
+        soon = 0
+        for other in self.running.values():
+            if other.rank < slot.rank and not other.decoding:
+                shared = shared_prefix(other.tokens, wanted)
+                if shared > other.computed:
+                    soon = max(soon, shared)
+        return soon >= MIN_SHARED and soon >= self._longest_known(slot)[0] + MIN_SHARED
+
     def _share(self, slot: Slot) -> list[KvCopy]:
         """Copy the longest known beginning of a prompt whose computing is about to start."""
         if slot.shared_checked:
             return []
         slot.shared_checked = True
+        best, pages = self._longest_known(slot)
+        if best < MIN_SHARED:
+            return []
+        slot.computed = best
+        if not slot.resumed:
+            slot.cached = best
+        filled = self.pages.needed(best)
+        return [KvCopy(pages[:filled], tuple(slot.pages[:filled]), best)]
+
+    def _longest_known(self, slot: Slot) -> tuple[int, tuple[int, ...]]:
+        """How many first tokens of a prompt are in the KV memory, and in which pages."""
         # The last token is always computed, because its logits choose the next.
         wanted = slot.tokens[:-1]
         best, pages = self.kept.longest(wanted)
@@ -227,13 +263,7 @@ class Scheduler:
                 shared = shared_prefix(other.tokens[: other.computed], wanted)
                 if shared > best:
                     best, pages = shared, tuple(other.pages)
-        if best < MIN_SHARED:
-            return []
-        slot.computed = best
-        if not slot.resumed:
-            slot.cached = best
-        filled = self.pages.needed(best)
-        return [KvCopy(pages[:filled], tuple(slot.pages[:filled]), best)]
+        return best, pages
 
     @staticmethod
     def _segment(slot: Slot, size: int) -> Segment:

@@ -35,10 +35,14 @@ class Detokenizer:
 
 
 class StopFilter:
-    """Cuts text at the first stop string and holds back what could still become one."""
+    """Cuts text at the first stop string and holds back what could still become one.
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    From `until` on, if that is not empty and comes first, stop strings do not count.
+    """
+
+    def __init__(self, stops: Sequence[str], until: str = "") -> None:
         self._stops = tuple(stop for stop in stops if stop)
+        self._until = until
         self._held = ""
         self.stopped = False
 
@@ -47,12 +51,16 @@ class StopFilter:
         if not self._stops:
             return text
         self._held += text
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if found:
+        first = min((at for stop in self._stops if (at := self._held.find(stop)) >= 0), default=None)
+        end = self._held.find(self._until) if self._until else -1
+        if end >= 0 and (first is None or end < first):
+            self._stops = ()
+            return self.flush()
+        if first is not None:
             self.stopped = True
-            sent, self._held = self._held[: min(found)], ""
+            sent, self._held = self._held[:first], ""
             return sent
-        keep = max(_open_end(self._held, stop) for stop in self._stops)
+        keep = max(open_end(self._held, mark) for mark in (*self._stops, self._until))
         cut = len(self._held) - keep
         sent, self._held = self._held[:cut], self._held[cut:]
         return sent
@@ -63,7 +71,7 @@ class StopFilter:
         return rest
 
 
-def _open_end(text: str, stop: str) -> int:
+def open_end(text: str, stop: str) -> int:
     """The length of the longest end of `text` that begins `stop`."""
     for size in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:size]):
@@ -74,9 +82,11 @@ def _open_end(text: str, stop: str) -> int:
 class TextStream:
     """A request's text: tokens in, text that may be sent out."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str]) -> None:
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], stops: Sequence[str], stop_until: str = ""
+    ) -> None:
         self._tokens = Detokenizer(decode)
-        self._filter = StopFilter(stops)
+        self._filter = StopFilter(stops, stop_until)
 
     @property
     def stopped(self) -> bool:

@@ -34,6 +34,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self._pieces: dict[int, str] = {}
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
     @cached_property
@@ -41,6 +42,19 @@ class Tokenizer:
         """Tokens that steer the model, as text: what marks the turns of a conversation, say."""
         added = self._backend.get_added_tokens_decoder().values()
         return tuple(token.content for token in added if token.special)
+
+    @cached_property
+    def marks(self) -> Mapping[str, int]:
+        """Tokens that are no text to a form, by what they look like: special ones, and added ones in angle brackets.
+
+        This is how llguidance reads a vocabulary.
+        """
+        added = self._backend.get_added_tokens_decoder().items()
+        return {
+            token.content: id
+            for id, token in added
+            if token.special or (token.content.startswith("<") and token.content.endswith(">"))
+        }
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Token ids. Special tokens written out in the text are recognised."""
@@ -55,6 +69,28 @@ class Tokenizer:
     def id_of(self, token: str) -> int | None:
         found: int | None = self._backend.token_to_id(token)
         return found
+
+    def piece(self, id: int) -> str:
+        """The text of one token in mid-text, special ones included; bytes of a part of a character are U+FFFD."""
+        known = self._pieces.get(id)
+        if known is None:
+            # Some decoders strip the first space, so the token must not come first.
+            lead, text = self._lead
+            known = self.decode([lead, id], skip_special_tokens=False)[len(text) :]
+            self._pieces[id] = known
+        return known
+
+    @cached_property
+    def _lead(self) -> tuple[int, str]:
+        """A token that is a letter, and its text alone."""
+        found = (self.id_of(letter) for letter in "abcdefghijklmnopqrstuvwxyz")
+        id = next((id for id in found if id is not None), 0)
+        return id, self.decode([id], skip_special_tokens=False)
+
+    def to_json(self) -> str:
+        """The whole tokenizer as a `tokenizer.json`."""
+        text: str = self._backend.to_str()
+        return text
 
 
 def tokenizer_from_file(path: Path) -> Tokenizer:

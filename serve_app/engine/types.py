@@ -3,24 +3,31 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from manta.sampling import Sampling, TokenLogprob
+from serve_app.engine.forms.form import Form
+
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How to choose tokens and when to stop. `temperature == 0` is greedy; `top_k == 0` means no limit.
+class SamplingParams(Sampling):
+    """How to choose tokens and when to stop: what `Sampling` says, and the rest. `temperature == 0` is greedy.
 
     `max_tokens` counts every sampled token, the end-of-sequence token included.
+    `stop`: the text ends before the first of these strings; one that begins after `stop_until` (if that is not
+    empty) does not count. `logprobs`: None, or how many alternatives to tell for each token.
+    `form`: what the output must be like; it then ends where the form does, whatever `ignore_eos` says.
     """
 
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
+    stop_until: str = ""
+    logprobs: int | None = None
+    form: Form | None = None
+    skip_special_tokens: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,8 @@ class EngineOutput:
     """What one step added to a request: `text` and `token_ids` are new, the counts are totals so far.
 
     `text` may be empty while a stop string or a character is incomplete. `cached_tokens` of the
-    prompt were not computed but copied from an earlier request with the same beginning.
+    prompt were not computed but copied from an earlier request with the same beginning. `logprobs`: of the new
+    tokens, where they were asked for; a token that ends the answer has none.
     """
 
     request_id: str
@@ -53,6 +61,7 @@ class EngineOutput:
     output_tokens: int
     cached_tokens: int
     error: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

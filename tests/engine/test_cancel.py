@@ -11,7 +11,7 @@ import torch
 
 from manta.config import ModelSettings
 from manta.errors import RunCancelled
-from manta.messages import CallHints, ChatChunk, ChatMessage, ChatRequest
+from manta.messages import CallHints, ChatChunk, ChatRequest
 from serve_app.backends.torch_backend import TorchBackend
 from serve_app.engine.batch import Segment
 from serve_app.engine.bundle import ModelBundle
@@ -97,11 +97,10 @@ async def test_a_caller_that_leaves_frees_the_slot_within_two(stepped: tuple[Eng
     engine, model = stepped
     backend = TorchBackend("small", ModelSettings())
     backend._engine = engine
-    backend._render = lambda messages: tuple(range(5, 13))  # type: ignore[method-assign]
     heard, chunks = Collector(), []
 
     async def read() -> None:
-        async for chunk in backend.stream(ChatRequest((ChatMessage("user", "x"),), max_tokens=200)):
+        async for chunk in backend.stream(ChatRequest((), prompt_ids=tuple(range(5, 13)), max_tokens=200)):
             chunks.append(chunk)
 
     caller = asyncio.create_task(read())
@@ -146,9 +145,8 @@ async def test_a_calls_lease_is_the_engines_deadline(small: ModelBundle, seconds
     engine.start()
     backend = TorchBackend("small", ModelSettings())
     backend._engine = engine
-    backend._render = lambda messages: tuple(range(5, 13))  # type: ignore[method-assign]
     hints = CallHints(deadline=time.time() + seconds)
-    request = ChatRequest((ChatMessage("user", "x"),), max_tokens=3, hints=hints)
+    request = ChatRequest((), prompt_ids=tuple(range(5, 13)), max_tokens=3, hints=hints)
     try:
         chunks = [chunk async for chunk in backend.stream(request)]
     except RunCancelled:

@@ -10,14 +10,16 @@ from manta.errors import InvalidConfig
 from serve_app.engine.bundle import load_bundle
 from serve_app.engine.engine import Engine, EngineConfig, SamplingParams
 from serve_app.engine.linear import Float16Linear, Int4Linear, Int8Linear, LinearKind
+from serve_app.engine.native.build import library
 from tests.engine.support import generate
 from tests.engine.test_bfloat16 import agreement, forced_choices
 
 FLOAT32 = EngineConfig(dtype="float32")
 PROMPTS = 10
 NEW_TOKENS = 24
-LEAST = {"int8": 0.80, "mixed": 0.86}
-"""First choices that must agree with float32 when fed its tokens: what was measured (0.84, 0.90), less a margin."""
+LEAST = {"int8": 0.80 if library() is None else 0.92, "mixed": 0.86}
+"""First choices that must agree with float32 when fed its tokens: what was measured (int8 0.84, compiled 0.96,
+mixed 0.90), less a margin."""
 LEAST_SMALL = {"int8": 0.85, "mixed": 0.85, "int4": 0.3}
 """Random weights are all noise, which 4 bits keep badly; by chance 1 of 400 would agree."""
 

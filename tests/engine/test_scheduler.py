@@ -19,12 +19,12 @@ def prompt(length: int, first: int = 0) -> list[int]:
     return [first + index for index in range(length)]
 
 
-def play(scheduler: Scheduler, plan: StepPlan) -> list[str]:
-    """Do what the engine does after a forward pass; returns the ids that sampled a token."""
+def play(scheduler: Scheduler, plan: StepPlan, tokens: int = 1) -> list[str]:
+    """Do what the engine does after a forward pass; returns the ids that went on, by so many tokens."""
     scheduler.advance(plan)
     sampled = [id for id, segment in zip(plan.ids, plan.segments, strict=True) if segment.wants_logits]
     for id in sampled:
-        scheduler.append(id, 9_000)
+        scheduler.append(id, *[9_000] * tokens)
     return sampled
 
 
@@ -152,6 +152,57 @@ def test_the_same_prompt_again_computes_only_its_last_token() -> None:
     assert [len(segment.tokens) for segment in plan.segments] == [1, 1]
 
 
+def test_several_generated_tokens_are_computed_at_once_beside_prompts() -> None:
+    scheduler = make(chunk=8, page=4)
+    scheduler.add("a", prompt(4), max_tokens=40)
+    play(scheduler, scheduler.plan())
+    scheduler.append("a", 1, 2, 3)
+    scheduler.add("long", prompt(20, first=100), max_tokens=4)
+    plan = scheduler.plan()
+    assert [(id, len(s.tokens), s.wants_logits) for id, s in zip(plan.ids, plan.segments, strict=True)] == [
+        ("a", 4, True),
+        ("long", 8, False),
+    ]
+    assert len(scheduler.running["a"].pages) == 2
+
+
+def sizes_of_steps(scheduler: Scheduler, steps: int) -> list[dict[str, int]]:
+    sizes = []
+    for _ in range(steps):
+        plan = scheduler.plan()
+        sizes.append({id: len(segment.tokens) for id, segment in zip(plan.ids, plan.segments, strict=True)})
+        play(scheduler, plan)
+    return sizes
+
+
+def test_equal_prompts_at_once_are_computed_once() -> None:
+    scheduler = make(chunk=40, kv=512)
+    for id in "abc":
+        scheduler.add(id, prompt(60), max_tokens=4)
+    scheduler.add("other", prompt(20, first=500), max_tokens=4)
+    # Whoever shares nothing does not wait; "b" and "c" copy as soon as "a" is through.
+    steps = sizes_of_steps(scheduler, 3)
+    assert steps == [{"a": 40}, {"a": 20, "other": 20}, {"a": 1, "other": 1, "b": 1, "c": 1}]
+    assert [scheduler.running[id].cached for id in "abc"] == [0, 59, 59]
+
+
+def test_only_a_beginning_worth_it_is_waited_for() -> None:
+    scheduler = make(chunk=60, kv=512)
+    scheduler.add("a", prompt(40), max_tokens=4)
+    scheduler.add("much", [*prompt(25), 777, 778], max_tokens=4)
+    scheduler.add("little", [*prompt(10), 777, 778], max_tokens=4)
+    assert sizes_of_steps(scheduler, 2) == [{"a": 40, "little": 12}, {"a": 1, "little": 1, "much": 2}]
+
+
+def test_nobody_waits_for_one_that_is_gone() -> None:
+    scheduler = make(chunk=60, kv=512)
+    scheduler.add("a", prompt(40), max_tokens=4)
+    scheduler.add("b", prompt(40), max_tokens=4)
+    assert scheduler.plan().ids == ("a",)
+    scheduler.remove("a")
+    assert sizes_of_steps(scheduler, 1) == [{"b": 40}]
+
+
 def test_kept_kv_makes_room_when_it_is_needed() -> None:
     scheduler = make(kv=112, context=112, chunk=100)
     for index in range(5):
@@ -207,9 +258,10 @@ REQUEST = st.tuples(
     st.integers(1, 40),
     st.booleans(),
     st.sampled_from((1, 4, 24)),
+    st.sampled_from((1, 1, 3, 12)),
 )
 def test_no_request_is_lost_and_kv_is_never_overcommitted(
-    requests, max_batch, kv, chunk, finish_early, page
+    requests, max_batch, kv, chunk, finish_early, page, at_once
 ) -> None:
     """Every request ends, each page belongs to one owner, and each planned token finds its past in KV."""
     scheduler = make(max_batch, kv, context=kv, chunk=chunk, page=page)
@@ -227,9 +279,9 @@ def test_no_request_is_lost_and_kv_is_never_overcommitted(
         plan = scheduler.plan()
         _check_ownership(scheduler, max_batch)
         _fill(memory, plan, scheduler)
-        for id in play(scheduler, plan):
-            made[id] += 1
-            if made[id] == requests[int(id)][1] or (finish_early and made[id] == 2):
+        for id in play(scheduler, plan, at_once):
+            made[id] += at_once
+            if made[id] >= requests[int(id)][1] or (finish_early and made[id] >= 2):
                 scheduler.remove(id)
                 ended.add(id)
         if len(ended) == len(requests):

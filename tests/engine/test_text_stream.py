@@ -57,6 +57,26 @@ def test_stops_like_a_search_in_the_whole_text(text: str, stops: list[str], data
     assert not any(stop in "".join(sent) for stop in stops)
 
 
+@given(st.text("ab<", max_size=30), st.lists(st.text("ab<", min_size=1, max_size=3), max_size=2), st.data())
+def test_stops_count_only_before_the_mark(text: str, stops: list[str], data) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    filter = StopFilter(stops, until="<<")
+    sent = ""
+    for begin, end in pairwise([0, *cuts, len(text)]):
+        sent += "" if filter.stopped else filter.push(text[begin:end])
+    sent += "" if filter.stopped else filter.flush()
+    mark = text.find("<<")
+    before = text if mark < 0 else text[:mark]
+    if filter.stopped:
+        # It may run on into the mark, but it began before.
+        assert text.startswith(sent)
+        assert len(sent) <= len(before)
+        assert any(text[len(sent) :].startswith(stop) for stop in stops)
+    else:
+        assert sent == text
+        assert not any(stop in before for stop in stops)
+
+
 TEXTS = (
     "Plain words, and 2024 numbers.",
     "Grüße aus Zürich, naïve café",

@@ -116,6 +116,16 @@ def test_sentence_pieces_from_scores() -> None:
     ids = tokenizer.encode("ab ab é", add_special_tokens=True)
     assert ids == [1, 263, 263, 259, 3 + 0xC3, 3 + 0xA9]
     assert tokenizer.decode(ids) == "ab ab é"
+    # In mid-text, where the first space is not stripped, and halves of a character have no text of their own.
+    assert [tokenizer.piece(id) for id in ids] == ["<s>", " ab", " ab", " ", "\ufffd", "\ufffd"]
+
+
+def test_pieces_make_up_the_text(smol_loaded: Engine) -> None:
+    text = "  In 2024, we'll see: naïve\n\tcafé."
+    piece = smol_loaded.bundle.tokenizer.piece
+    assert "".join(map(piece, smol_loaded.encode(text))) == text
+    assert piece(2) == "<|im_end|>"
+    assert smol_loaded.bundle.tokenizer.marks["<|im_end|>"] == 2
 
 
 def test_unknown_tokenizers_are_named() -> None:

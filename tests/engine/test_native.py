@@ -1,0 +1,186 @@
+"""Compiled code: its products are near the exact ones, its step is the plain one, and nothing needs it."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from serve_app.engine import loader
+from serve_app.engine.batch import Segment
+from serve_app.engine.bundle import load_bundle
+from serve_app.engine.engine import Engine, EngineConfig, SamplingParams
+from serve_app.engine.kv_cache import KvCache
+from serve_app.engine.linear import Int8Linear
+from serve_app.engine.model import Transformer
+from serve_app.engine.native import build
+from serve_app.engine.native.product import NativeInt8Linear, fits
+from serve_app.engine.native.step import MOST_ROWS, NativeStep
+from tests.engine.support import SMALL_SIZES, generate, randomise, small_tokenizer
+
+KERNELS = build.library()
+INT8 = EngineConfig(quantize="int8")
+PAGE = 8
+
+compiled_only = pytest.mark.skipif(KERNELS is None, reason="no compiler, or no AVX2")
+
+
+@pytest.fixture(scope="module")
+def qwen2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Biases, a head of its own, and no norms of queries and keys: what the Qwen3 of the other tests lacks."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("qwen2")
+    model = Qwen2ForCausalLM(Qwen2Config(**SMALL_SIZES, tie_word_embeddings=False))
+    randomise(model, seed=4)
+    model.save_pretrained(folder)
+    small_tokenizer(folder)
+    return folder
+
+
+def transformer(folder: Path) -> Transformer:
+    model = load_bundle(folder, INT8).model
+    assert isinstance(model, Transformer)
+    assert model.native is not None
+    return model
+
+
+def fresh_cache(model: Transformer) -> KvCache:
+    return KvCache(model.spec, 24, PAGE, model.dtype, model.device)
+
+
+def segment(first: int, count: int, pages: tuple[int, ...], position: int = 0, wants: bool = True) -> Segment:
+    return Segment(tuple(range(first, first + count)), pages, position, wants)
+
+
+# Prompts first, then decoding, then both at once; pages out of order, a prompt in two chunks.
+STEPS = (
+    [segment(5, 13, (3, 1)), segment(30, 5, (0,)), segment(60, 9, (7, 4, 9), wants=False)],
+    [segment(90, 1, (3, 1), 13), segment(91, 1, (0,), 5)],
+    [segment(92, 1, (3, 1), 14), segment(70, 10, (7, 4, 9), 9), segment(93, 1, (0,), 6)],
+    [segment(94, 3, (3, 1, 12), 15), segment(95, 1, (7, 4, 9), 19)],
+)
+
+
+@compiled_only
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 70])
+def test_products_are_near_and_rows_do_not_see_each_other(count: int, bias: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(64, 98, generator=generator)
+    shift = torch.randn(64, generator=generator) if bias else None
+    rows = torch.randn(count, 98, generator=generator) * torch.logspace(-2, 3, count)[:, None]
+    product = NativeInt8Linear(KERNELS, weight, shift)
+    found, exact = product(rows), torch.nn.functional.linear(rows, weight, shift)
+    assert bool(((found - exact).norm(dim=-1) < 0.01 * exact.norm(dim=-1)).all())
+    for row in range(count):
+        assert torch.equal(product(rows[row : row + 1])[0], found[row])
+
+
+@compiled_only
+def test_sums_of_wide_products_do_not_overflow() -> None:
+    weight = torch.ones(16, 40_000)
+    product = NativeInt8Linear(KERNELS, weight, None)
+    found = product(torch.ones(1, 40_000))
+    assert torch.allclose(found, torch.full((1, 16), 40_000.0), rtol=0.02)
+
+
+@compiled_only
+@pytest.mark.parametrize("family", ["small_folder", "qwen2_folder"])
+def test_the_step_is_the_plain_one(family: str, request: pytest.FixtureRequest) -> None:
+    model = transformer(request.getfixturevalue(family))
+    ours, plain = fresh_cache(model), fresh_cache(model)
+    bare = Transformer(model.spec, model.weights, model.dtype)
+    for segments in STEPS:
+        assert model.native is not None
+        found = model.native.forward(segments, ours)
+        torch.testing.assert_close(found, bare.forward(segments, plain), rtol=2e-2, atol=2e-2)
+    for layer in range(model.spec.layers):
+        torch.testing.assert_close(ours.keys[layer], plain.keys[layer], rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(ours.values[layer], plain.values[layer], rtol=2e-2, atol=2e-2)
+
+
+@compiled_only
+def test_neighbours_and_threads_change_no_bit(small_folder: Path) -> None:
+    model = transformer(small_folder)
+    prompts = [segment(5 + row, 12, (2 * row, 2 * row + 1)) for row in range(5)]
+    nexts = [segment(50 + row, 1, (2 * row, 2 * row + 1), 12) for row in range(5)]
+    together, alone = fresh_cache(model), fresh_cache(model)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = [model.forward(step, together) for step in (prompts, nexts)]
+        torch.set_num_threads(1)
+        for step, rows in zip((prompts, nexts), found, strict=True):
+            for row, each in enumerate(step):
+                assert torch.equal(model.forward([each], alone)[0], rows[row])
+    finally:
+        torch.set_num_threads(before)
+
+
+@compiled_only
+def test_long_prompts_take_the_plain_step_and_others_the_compiled_one(
+    small_folder: Path, monkeypatch
+) -> None:
+    engine = Engine.load(small_folder, replace(INT8, kv_tokens=1024))
+    model = engine.bundle.model
+    assert isinstance(model, Transformer)
+    assert model.native is not None
+    counted: list[int] = []
+    real = model.native.forward
+
+    def forward(segments, cache):
+        counted.append(sum(len(each.tokens) for each in segments))
+        return real(segments, cache)
+
+    monkeypatch.setattr(model.native, "forward", forward)
+    engine.start()
+    params = SamplingParams(max_tokens=4, ignore_eos=True)
+    generate(engine, range(5, 395), params, "long")
+    generate(engine, range(100, 300), params, "short")
+    engine.stop()
+    assert counted == [1, 1, 1, 200, 1, 1, 1]
+
+
+def test_batches_that_suit_the_compiled_step() -> None:
+    many = [segment(5, 1, (0,), 4000) for _ in range(MOST_ROWS)]
+    assert NativeStep.suits(many)
+    assert not NativeStep.suits([*many, many[0]])
+    assert NativeStep.suits([segment(5, 40, (0,)) for _ in range(12)])
+    assert not NativeStep.suits([segment(5, 40, (0,), 4000)])
+
+
+def test_without_a_compiler_torch_multiplies(small_folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(loader, "library", lambda: None)
+    model = load_bundle(small_folder, INT8).model
+    assert isinstance(model, Transformer)
+    assert model.native is None
+    assert isinstance(model.weights.head, Int8Linear)
+
+
+def test_why_there_are_no_kernels_is_told(monkeypatch, tmp_path: Path, caplog) -> None:
+    broken = tmp_path / "compiler"
+    broken.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setattr(build, "_missing", lambda: None)
+    with caplog.at_level(logging.INFO):
+        assert build.library.__wrapped__() is None
+    assert "out of order" in caplog.text
+
+
+@compiled_only
+def test_compiles_once(tmp_path: Path) -> None:
+    made = build.compiled(tmp_path)
+    stamp = made.stat().st_mtime_ns
+    assert build.compiled(tmp_path) == made
+    assert made.stat().st_mtime_ns == stamp
+    assert list(tmp_path.iterdir()) == [made]
+
+
+def test_what_cannot_be_packed() -> None:
+    assert fits(torch.empty(32, 6))
+    assert not fits(torch.empty(24, 6))
+    assert not fits(torch.empty(32, 7))
+    assert not fits(torch.empty(16, 70_000))
