@@ -1,31 +1,36 @@
-"""The torch engine against transformers' continuous batching, in one process, the same checkpoint, in turn.
+"""The torch engine against transformers' continuous batching, the same checkpoint, in turn, in one run.
 
-    python -m benchmarks.engine --json out/engine.json
+    python -m benchmarks.engine --json out/engine.json               # the engines in this process
+    python -m benchmarks.engine --serve --json out/engine.json       # ours through HTTP, on a Ray Serve of its own
+    python -m benchmarks.engine --http URL --peer llama.cpp=URL      # servers that run already
 
 Rows `decode N`: N prompts of about 40 tokens at once, 64 new tokens each, tokens/s. `prefill`: one prompt of
-512 tokens, prompt tokens/s. `shared prefix`: a 1,000-token beginning that was seen before, as a share of the
-time to compute it (`peer` is our own engine without the earlier request).
+about 512 tokens, prompt tokens/s. `shared prefix`: seconds to the first token of a prompt whose beginning of
+about 1,000 tokens was seen before; its peer is the same without the earlier prompt. The first of `--quantize` is
+what the targets are about; rows of the others bear its name. A row with 4 bits takes long without AVX-512.
 """
 
 import argparse
 import asyncio
+import contextlib
 import statistics
 import sys
-import threading
-import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import torch
 
-from benchmarks.harness import Row, Side, Target, in_turn, percentile, row, show, write
+from benchmarks import workspace
+from benchmarks.engine_load import Heard, InProcess, Prompts, Server
+from benchmarks.harness import Row, Side, Target, compare, in_turn, percentile, row, show, write
+from benchmarks.http_load import OverHttp
 from benchmarks.machine import describe
 from benchmarks.peer_transformers import TransformersPeer
+from serve_app.engine.bundle import load_tokenizer
 from serve_app.engine.engine import Engine
-from serve_app.engine.types import EngineConfig, EngineOutput, GenerationRequest, SamplingParams
+from serve_app.engine.types import EngineConfig
 from serve_app.engine.weights import embedded_llm_path
 
 NEW_TOKENS = 64
@@ -34,198 +39,215 @@ PREFILL = 512
 SHARED = 1000
 LEAST = {"decode 1": 8.0, "decode 16": 2.8, "decode 32": 2.8, "prefill": 1.0}
 MOST_SHARED = 0.05
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "is",
-    "that",
-    "it",
-    "was",
-    "for",
-    "on",
-    "are",
-    "as",
-    "with",
-    "his",
-    "they",
-    "at",
-    "be",
-    "this",
-    "from",
-    "have",
-]
+PACKAGES = ("torch", "transformers", "ray")
+KINDS = ("none", "int8", "int4", "mixed")
 
 
-class Clocked:
-    """Receives the outputs of several requests: when each token came, and the end of all."""
+class Subject(Protocol):
+    """A side of the comparison."""
 
-    def __init__(self, requests: int) -> None:
-        self.began = time.perf_counter()
-        self.first: list[float] = []
-        self.gaps: list[float] = []
-        self.tokens = 0
-        self._last: dict[str, float] = {}
-        self._left = requests
-        self._ended = threading.Event()
+    name: str
 
-    def __call__(self, output: EngineOutput) -> None:
-        now = time.perf_counter()
-        before = self._last.get(output.request_id)
-        if output.token_ids and before is None:
-            self.first.append(now - self.began)
-        elif output.token_ids and before is not None:
-            self.gaps.append(now - before)
-        self._last[output.request_id] = now
-        self.tokens += len(output.token_ids)
-        if output.finish_reason is not None:
-            self._left -= 1
-            if self._left == 0:
-                self._ended.set()
+    async def decode(self, prompts: Sequence[str], new_tokens: int) -> float: ...
 
-    def wait(self) -> float:
-        """Seconds until all had ended."""
-        if not self._ended.wait(600):
-            raise TimeoutError("the engine did not finish")
-        return time.perf_counter() - self.began
+    async def prefill(self, prompt: str) -> float: ...
 
 
-class OurSide:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._round = 0
-        self.gaps: dict[int, list[float]] = {}
-        self.first: dict[int, list[float]] = {}
+class Streaming:
+    """A server as a side, and the latencies that were seen on the way."""
 
-    def decode(self, at_once: int) -> float:
-        """Tokens per second."""
-        heard = self._run([self.prompt(40, salt) for salt in range(at_once)], NEW_TOKENS)
-        self.gaps.setdefault(at_once, []).extend(heard[0].gaps)
-        self.first.setdefault(at_once, []).extend(heard[0].first)
-        return heard[0].tokens / heard[1]
+    def __init__(self, server: Server) -> None:
+        self.name = server.name
+        self._server = server
+        self._heard: dict[int, list[Heard]] = {}
 
-    def prefill(self) -> float:
-        """Prompt tokens per second."""
-        return PREFILL / self._run([self.prompt(PREFILL, 0)], 1)[1]
+    async def decode(self, prompts: Sequence[str], new_tokens: int) -> float:
+        heard = await self._server.run(prompts, new_tokens)
+        self._heard.setdefault(len(prompts), []).append(heard)
+        return heard.tokens / heard.seconds
 
-    def shared(self) -> tuple[float, float]:
-        """Seconds to the first token of a prompt, fresh and with its beginning known."""
-        fresh = self.prompt(SHARED + 8, 0)
-        again = [*fresh[:SHARED], *self.prompt(8, 1)]
-        return self._run([fresh], 1)[1], self._run([again], 1)[1]
+    async def prefill(self, prompt: str) -> float:
+        heard = await self._server.run([prompt], 1)
+        return heard.prompt_tokens / heard.seconds
 
-    def prompt(self, length: int, salt: int) -> list[int]:
-        """Ids that begin differently each time, so that nothing is shared unless it is meant to be."""
-        self._round += 1
-        words = [WORDS[(index * (salt + 3) + self._round) % len(WORDS)] for index in range(length)]
-        ids = self._engine.encode(f"{self._round} {salt} " + " ".join(words))
-        return ids[:length]
+    async def shared(self, prompts: Prompts) -> tuple[float, float]:
+        """Seconds of a prompt alone: fresh, and when its beginning is known."""
+        beginning = prompts.one(SHARED)
+        fresh = await self._server.run([f"{beginning} {prompts.one(12)}"], 1)
+        again = await self._server.run([f"{beginning} {prompts.one(12)}"], 1)
+        return fresh.seconds, again.seconds
 
-    def _run(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> tuple[Clocked, float]:
-        params = SamplingParams(max_tokens=new_tokens, ignore_eos=True)
-        heard = Clocked(len(prompts))
-        for index, ids in enumerate(prompts):
-            id = f"{self._round}-{index}"
-            self._engine.submit(GenerationRequest(id, tuple(ids), params), heard)
-        return heard, heard.wait()
+    def latencies(self) -> dict[str, dict[str, float]]:
+        """Milliseconds, by how many ran at once."""
+        return {str(at_once): _latencies(heard) for at_once, heard in self._heard.items()}
 
 
-async def measure(engine: Engine, peer: TransformersPeer, rounds: int) -> tuple[list[Row], dict[str, Any]]:
-    ours = OurSide(engine)
+def _latencies(runs: Sequence[Heard]) -> dict[str, float]:
+    first = [value for heard in runs for value in heard.first]
+    gaps = [value for heard in runs for value in heard.gaps]
+    found = {"first_token": statistics.median(first)}
+    found |= {f"gap_p{share}": percentile(gaps, share / 100) for share in (50, 95, 99)}
+    return {f"{name}_ms": round(value * 1000, 1) for name, value in found.items()}
 
-    async def decode_ours(at_once: int) -> float:
-        return ours.decode(at_once)
 
-    async def decode_theirs(at_once: int) -> float:
-        return peer.decode([ours.prompt(40, salt) for salt in range(at_once)], NEW_TOKENS)
-
-    async def prefill_ours() -> float:
-        return ours.prefill()
-
-    async def prefill_theirs() -> float:
-        return peer.prefill(ours.prompt(PREFILL, 0))
-
-    ours.decode(2), peer.decode([ours.prompt(40, 0)], 4)
-    rows = []
+async def measure(ours: Sequence[Streaming], peers: Sequence[Subject], rounds: int) -> list[Row]:
+    """Rows of each of ours against each peer; cases of all but the first of ours bear its name."""
+    prompts = Prompts()
+    sides: list[Subject] = [*ours, *peers]
+    for side in sides:
+        await side.decode(prompts.several(2, 40), 4)
+    rows: list[Row] = []
     for at_once in AT_ONCE:
-        sides: dict[str, Side] = {
-            "ours": partial(decode_ours, at_once),
-            peer.name: partial(decode_theirs, at_once),
-        }
-        rows.append(_row(f"decode {at_once}", "tokens/s", await in_turn(sides, rounds), peer.name))
-    sides = {"ours": prefill_ours, peer.name: prefill_theirs}
-    rows.append(_row("prefill", "tokens/s", await in_turn(sides, rounds), peer.name))
-    pairs = [ours.shared() for _ in range(rounds)]
-    fresh, again = (statistics.median(side) for side in zip(*pairs, strict=True))
-    rows.append(row("shared prefix", "s", again, "fresh", fresh, better="less"))
-    return rows, _latencies(ours)
+        figures = await in_turn({side.name: _decoding(side, prompts, at_once) for side in sides}, rounds)
+        rows += _rows(f"decode {at_once}", figures, ours)
+    figures = await in_turn({side.name: _reading(side, prompts) for side in sides}, rounds)
+    rows += _rows("prefill", figures, ours)
+    for side in ours:
+        pairs = [await side.shared(prompts) for _ in range(rounds)]
+        fresh, again = (statistics.median(times) for times in zip(*pairs, strict=True))
+        rows.append(row(_case("shared prefix", side, ours), "s", again, "fresh", fresh, better="less"))
+    return rows
 
 
-def _row(case: str, unit: str, figures: dict[str, list[float]], peer: str) -> Row:
-    ours, theirs = statistics.median(figures["ours"]), statistics.median(figures[peer])
-    return row(case, unit, ours, peer, theirs, better="more")
+def _decoding(side: Subject, prompts: Prompts, at_once: int) -> Side:
+    return lambda: side.decode(prompts.several(at_once, 40), NEW_TOKENS)
 
 
-def _latencies(ours: OurSide) -> dict[str, Any]:
-    """Milliseconds, by how many ran at once."""
-    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-    return {
-        str(at_once): {
-            "first_token_ms": round(statistics.median(ours.first[at_once]) * 1000, 1),
-            **{f"gap_{name}_ms": round(percentile(gaps, share) * 1000, 1) for name, share in shares.items()},
-        }
-        for at_once, gaps in ours.gaps.items()
-    }
+def _reading(side: Subject, prompts: Prompts) -> Side:
+    return lambda: side.prefill(prompts.one(PREFILL))
+
+
+def _rows(case: str, figures: Mapping[str, Sequence[float]], ours: Sequence[Streaming]) -> list[Row]:
+    own = [side.name for side in ours]
+    rows = []
+    for side in ours:
+        against = {name: values for name, values in figures.items() if name not in own or name == side.name}
+        rows += compare(_case(case, side, ours), "tokens/s", against, side.name)
+    return rows
+
+
+def _case(case: str, side: Streaming, ours: Sequence[Streaming]) -> str:
+    return case if side is ours[0] else f"{case} ({side.name})"
 
 
 def targets(rows: Sequence[Row]) -> list[Target]:
-    found = [Target(r.case, "x", r.ratio, "at_least", LEAST[r.case]) for r in rows if r.case in LEAST]
-    shared = next(r for r in rows if r.case == "shared prefix")
-    return [
-        *found,
-        Target("shared prefix", "of computing", round(shared.ours / shared.peer, 4), "at_most", MOST_SHARED),
+    found = [
+        Target(r.case, "x", r.ratio, "at_least", LEAST[r.case])
+        for r in rows
+        if r.case in LEAST and r.peer_name == TransformersPeer.name
     ]
+    shared = next(r for r in rows if r.case == "shared prefix")
+    share = round(shared.ours / shared.peer, 4)
+    return [*found, Target("shared prefix", "of computing", share, "at_most", MOST_SHARED)]
+
+
+@contextlib.contextmanager
+def loaded(kinds: Sequence[str], dtype: str, threads: int) -> Iterator[tuple[list[Server], dict[str, int]]]:
+    """Engines in this process, and the memory each added, in MiB."""
+    engines, servers, memory = [], [], {}
+    for kind in kinds:
+        before = _own_memory()
+        config = EngineConfig(
+            dtype=dtype if kind == "none" else "auto",
+            threads=threads,
+            max_batch=max(AT_ONCE),
+            kv_tokens=8192,
+            quantize=kind,
+        )
+        engine = Engine.load(embedded_llm_path(), config)
+        engine.start()
+        engines.append(engine)
+        servers.append(InProcess(kind, engine))
+        memory[kind] = _own_memory() - before
+    try:
+        yield [*servers], memory
+    finally:
+        for engine in engines:
+            engine.stop()
+
+
+def _own_memory() -> int:
+    return round(psutil.Process().memory_full_info().pss / 2**20)
+
+
+def compare_sides(
+    options: argparse.Namespace, servers: Sequence[Server], details: dict[str, Any], memory_of: Any = None
+) -> None:
+    """Measure, show and write. `memory_of()`: MiB of what serves, asked for at the end."""
+    machine = describe(options.folder, PACKAGES)
+    torch.set_num_threads(machine.cores)
+    ours = [Streaming(server) for server in servers]
+    encode = load_tokenizer(embedded_llm_path()).encode
+    others = [Streaming(OverHttp(*named.split("=", 1))) for named in options.peer]
+    peers: list[Subject] = [
+        TransformersPeer(embedded_llm_path(), getattr(torch, options.dtype), encode),
+        *others,
+    ]
+    rows = asyncio.run(measure(ours, peers, options.rounds))
+    reached = targets(rows)
+    show(f"Engine ({', '.join(s.name for s in ours)}); transformers in {options.dtype}", rows, reached)
+    details |= {"latencies": {side.name: side.latencies() for side in (*ours, *others)}}
+    if memory_of is not None:
+        details["memory_mib"] = memory_of()
+    print(f"Milliseconds: {details['latencies']}\nMemory in MiB: {details.get('memory_mib')}")
+    if options.json is not None:
+        write(options.json, machine, rows, reached, {**details, "peer_dtype": options.dtype})
+
+
+def _served(options: argparse.Namespace) -> None:
+    with workspace.make("benchmarks.engine", options.folder) as space:
+        from benchmarks.engine_served import MODEL, replica_memory_mib, served
+
+        kind = options.quantize[0]
+        with served(space.home, kind, psutil.cpu_count() or 1) as url:
+            compare_sides(
+                options, [OverHttp(kind, url, MODEL)], {"through": "HTTP and Ray Serve"}, replica_memory_mib
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quantize", default="mixed", choices=("none", "int8", "int4", "mixed"))
-    parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16"), help="the peer's, and ours"
-    )
-    parser.add_argument("--folder", type=Path, default=Path("out"), help="a folder on a real disk")
-    options = parser.parse_args(arguments)
+    options = _options(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
-    machine = describe(options.folder, ("torch", "transformers"))
-    threads = machine.cores
-    torch.set_num_threads(threads)
-    dtype = options.dtype if options.quantize == "none" else "float32"
-    config = EngineConfig(
-        dtype=dtype, threads=threads, max_batch=max(AT_ONCE), kv_tokens=8192, quantize=options.quantize
-    )
-    engine = Engine.load(embedded_llm_path(), config)
-    engine.start()
-    own_memory = psutil.Process().memory_info().rss
-    peer = TransformersPeer(embedded_llm_path(), getattr(torch, options.dtype))
-    try:
-        rows, latencies = asyncio.run(measure(engine, peer, options.rounds))
-    finally:
-        engine.stop()
-    reached = targets(rows)
-    show(f"Engine ({options.quantize}) and {peer.name} ({options.dtype})", rows, reached)
-    if options.json is not None:
-        details = {
-            "quantize": options.quantize,
-            "peer_dtype": options.dtype,
-            "latencies": latencies,
-            "own_memory_mib": round(own_memory / 2**20),
-        }
-        write(options.json, machine, rows, reached, details)
+    if options.serve:
+        _served(options)
+    elif options.http:
+        compare_sides(options, [OverHttp("ours", options.http, options.model)], {"through": options.http})
+    else:
+        threads = psutil.cpu_count() or 1
+        with loaded(options.quantize, options.dtype, threads) as (servers, memory):
+            compare_sides(options, servers, {"through": "nothing", "memory_mib": memory})
     return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--json", type=Path, help="write the result here")
+    add("--rounds", type=int, default=3, help="measurements of each side")
+    add(
+        "--quantize",
+        nargs="+",
+        default=["int8", "none"],
+        choices=KINDS,
+        help="ours; the first has the targets",
+    )
+    add(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="transformers', and ours of `none`",
+    )
+    add("--folder", type=Path, default=Path("out/benchmarks"), help="a folder on a real disk")
+    add("--serve", action="store_true", help="ours on a Ray Serve of its own, through HTTP")
+    add("--http", metavar="URL", help="ours at this address, without /v1")
+    add("--model", default="smollm2", help="its name there")
+    add("--peer", metavar="NAME=URL", action="append", default=[], help="another server, under the same load")
+    options = parser.parse_args(arguments)
+    if options.peer and not (options.serve or options.http):
+        parser.error("--peer is over HTTP, so ours has to be too: add --serve or --http")
+    if any("=" not in named for named in options.peer):
+        parser.error("--peer is NAME=URL")
+    return options
 
 
 if __name__ == "__main__":

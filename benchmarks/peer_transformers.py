@@ -1,9 +1,10 @@
 """Hugging Face transformers' own continuous batching, used as its documentation shows."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -12,11 +13,13 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 PAGE = 32
 BLOCKS = 256
 
+Encode: TypeAlias = Callable[[str], list[int]]
+
 
 class TransformersPeer:
     name = "transformers"
 
-    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+    def __init__(self, path: Path, dtype: torch.dtype, encode: Encode) -> None:
         """`path`: a GGUF file of the llama family."""
         # transformers leaves these without types.
         read_file: Any = load_gguf_checkpoint
@@ -26,15 +29,23 @@ class TransformersPeer:
         model.load_state_dict(read["tensors"], strict=False)
         model.tie_weights()
         self._model = model.to(dtype)
+        self._encode = encode
 
-    def decode(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> float:
+    async def decode(self, prompts: Sequence[str], new_tokens: int) -> float:
         """Tokens per second of all prompts at once."""
+        return await asyncio.to_thread(self._decode, [self._encode(text) for text in prompts], new_tokens)
+
+    async def prefill(self, prompt: str) -> float:
+        """Prompt tokens per second of one forward pass."""
+        return await asyncio.to_thread(self._prefill, self._encode(prompt))
+
+    def _decode(self, prompts: list[list[int]], new_tokens: int) -> float:
         settings: Any = GenerationConfig
         generation = settings(max_new_tokens=new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
         batching = ContinuousBatchingConfig(page_size=PAGE, num_blocks=BLOCKS, max_batch_tokens=512)
         began = time.perf_counter()
         made = self._model.generate_batch(
-            inputs=[list(prompt) for prompt in prompts],
+            inputs=prompts,
             generation_config=generation,
             continuous_batching_config=batching,
             max_new_tokens=new_tokens,
@@ -45,10 +56,8 @@ class TransformersPeer:
             raise RuntimeError(f"transformers made {tokens} tokens")
         return tokens / seconds
 
-    def prefill(self, prompt: Sequence[int]) -> float:
-        """Prompt tokens per second of one forward pass."""
-        ids = torch.tensor([list(prompt)])
+    def _prefill(self, prompt: list[int]) -> float:
         began = time.perf_counter()
         with torch.inference_mode():
-            self._model(input_ids=ids, logits_to_keep=1)
+            self._model(input_ids=torch.tensor([prompt]), logits_to_keep=1)
         return len(prompt) / (time.perf_counter() - began)

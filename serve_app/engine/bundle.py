@@ -36,10 +36,7 @@ def load_bundle(path: Path, config: EngineConfig) -> ModelBundle:
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device, config.quantize)
     context = min(config.context_window or checkpoint.spec.context, checkpoint.spec.context)
-    if isinstance(checkpoint, GgufCheckpoint):
-        name, tokenizer, template, ends = _from_gguf(checkpoint)
-    else:
-        name, tokenizer, template, ends = _from_folder(checkpoint)
+    name, tokenizer, template, ends = _parts(checkpoint)
     if tokenizer.vocab_size > checkpoint.spec.vocab_size:
         raise ModelLoadError(
             f"the tokenizer knows {tokenizer.vocab_size} tokens, the model {checkpoint.spec.vocab_size}",
@@ -54,7 +51,18 @@ def load_bundle(path: Path, config: EngineConfig) -> ModelBundle:
     return ModelBundle(name, model, tokenizer, template, ends, context)
 
 
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer alone. Raises ModelLoadError."""
+    return _parts(open_checkpoint(path))[1]
+
+
 _Parts = tuple[str, Tokenizer, ChatTemplate | None, frozenset[int]]
+
+
+def _parts(checkpoint: GgufCheckpoint | SafetensorsCheckpoint) -> _Parts:
+    if isinstance(checkpoint, GgufCheckpoint):
+        return _from_gguf(checkpoint)
+    return _from_folder(checkpoint)
 
 
 def _from_gguf(checkpoint: GgufCheckpoint) -> _Parts:

@@ -1,6 +1,7 @@
 """Sentence embeddings by MiniLM (a small BERT): own forward pass, mean pooling, unit length."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,19 @@ class _Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Encoder:
+class Encoder:
+    """The forward pass of a small BERT."""
+
     words: torch.Tensor
     positions: torch.Tensor
     norm: _Norm
     layers: tuple[_Layer, ...]
     heads: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that has positions."""
+        return len(self.positions)
 
     def __call__(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Hidden states [texts, tokens, width] from ids and mask [texts, tokens], True on real tokens."""
@@ -78,12 +86,13 @@ class EmbeddingStats:
 class SentenceEmbedder:
     """Texts to unit vectors. `width` is the number of dimensions, `max_tokens` where a text is cut."""
 
-    def __init__(self, encoder: _Encoder, tokenizer: Tokenizer, threads: int) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, threads: int) -> None:
+        self.encoder = encoder
+        self._hidden: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = encoder
         self._tokenizer = tokenizer
         self._threads = threads
         self.width = int(encoder.words.shape[1])
-        self.max_tokens = min(_MAX_TOKENS, len(encoder.positions))
+        self.max_tokens = min(_MAX_TOKENS, encoder.longest)
         self._counts = EmbeddingStats()
 
     @classmethod
@@ -101,6 +110,14 @@ class SentenceEmbedder:
                 f"{path} lacks part of the model: {error}", fix="get the files again"
             ) from error
         return cls(encoder, tokenizer, threads)
+
+    def with_encoder(
+        self, hidden: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ) -> "SentenceEmbedder":
+        """One like this whose passes are made elsewhere; see `Encoder.__call__` for what goes in and out."""
+        other = copy(self)
+        other._hidden = hidden
+        return other
 
     @property
     def stats(self) -> EmbeddingStats:
@@ -133,7 +150,7 @@ class SentenceEmbedder:
         padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids])
         lengths = torch.tensor([len(row) for row in ids])
         mask = torch.arange(longest)[None, :] < lengths[:, None]
-        hidden = self._encoder(padded, mask).float() * mask[:, :, None]
+        hidden = self._hidden(padded, mask).float() * mask[:, :, None]
         means = hidden.sum(dim=1) / lengths[:, None]
         return np.asarray(F.normalize(means, dim=1).numpy(), dtype=np.float32)
 
@@ -149,7 +166,7 @@ def _groups(ids: Sequence[Sequence[int]]) -> list[list[int]]:
     return groups
 
 
-def _load_encoder(path: Path, config: dict[str, Any], dtype: torch.dtype) -> _Encoder:
+def _load_encoder(path: Path, config: dict[str, Any], dtype: torch.dtype) -> Encoder:
     eps = float(config["layer_norm_eps"])
     with open_safetensors(path / "model.safetensors") as file:
 
@@ -178,7 +195,7 @@ def _load_encoder(path: Path, config: dict[str, Any], dtype: torch.dtype) -> _En
 
         # One text has only the first token type, so its embedding is a constant added to the positions.
         kinds = read("embeddings.token_type_embeddings.weight")
-        return _Encoder(
+        return Encoder(
             words=read("embeddings.word_embeddings.weight"),
             positions=read("embeddings.position_embeddings.weight") + kinds[0],
             norm=norm("embeddings.LayerNorm"),

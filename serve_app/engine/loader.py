@@ -9,6 +9,7 @@ import torch
 
 from manta.errors import InvalidConfig, ModelLoadError
 from serve_app.engine.checkpoint import Checkpoint
+from serve_app.engine.layers import LayerWeights, ModelWeights
 from serve_app.engine.linear import (
     Float16Linear,
     Int4Linear,
@@ -18,7 +19,10 @@ from serve_app.engine.linear import (
     Product,
     fits_int4,
 )
-from serve_app.engine.model import LayerWeights, ModelWeights, Transformer
+from serve_app.engine.model import Transformer
+from serve_app.engine.native.build import library
+from serve_app.engine.native.product import NativeInt8Linear, fits
+from serve_app.engine.native.step import NativeStep, all_native
 from serve_app.engine.rope import rope_table, side_by_side
 
 _DTYPES = {
@@ -49,7 +53,7 @@ def choose_kinds(quantize: str) -> Kinds:
         case "none":
             return Kinds(Linear, Linear, Linear)
         case "int8":
-            return Kinds(Int8Linear, Int8Linear, Int8Linear)
+            return Kinds(_int8, _int8, _int8)
         case "int4":
             return Kinds(_int4, _int4, Int8Linear)
         case "mixed":
@@ -59,6 +63,13 @@ def choose_kinds(quantize: str) -> Kinds:
 
 def _int4(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
     return Int4Linear(weight, bias) if fits_int4(weight) else Int8Linear(weight, bias)
+
+
+def _int8(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    kernels = library()
+    if kernels is None or not fits(weight):
+        return Int8Linear(weight, bias)
+    return NativeInt8Linear(kernels, weight, bias)
 
 
 def choose_device(name: str) -> torch.device:
@@ -121,7 +132,8 @@ def load_model(
         scoring=scoring,
         turns=rope_table(spec, context, factors).to(device),
     )
-    return Transformer(spec, weights, dtype)
+    kernels = library() if all_native(weights) else None
+    return Transformer(spec, weights, dtype, None if kernels is None else NativeStep(kernels, spec, weights))
 
 
 class _Assembly:

@@ -16,7 +16,8 @@ from serve_app.engine.attention import (
 )
 from serve_app.engine.batch import Segment
 from serve_app.engine.kv_cache import KvCache
-from serve_app.engine.linear import Product
+from serve_app.engine.layers import LayerWeights, ModelWeights
+from serve_app.engine.native.step import NativeStep
 from serve_app.engine.spec import ModelSpec
 
 
@@ -31,34 +32,6 @@ class LanguageModel(Protocol):
 
 
 _RESCORED = 8
-
-
-@dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """`qkv` and `gate_up` are stacked, so that each is one product. Norms are float32 in every model."""
-
-    input_norm: torch.Tensor
-    qkv: Product
-    q_norm: torch.Tensor | None
-    k_norm: torch.Tensor | None
-    output: Product
-    post_norm: torch.Tensor
-    gate_up: Product
-    down: Product
-
-
-@dataclass(frozen=True, slots=True)
-class ModelWeights:
-    """`scoring`: the head's rows, for exact scores. `turns` [context, head_dim / 2]: each position's rotation, as
-    complex numbers.
-    """
-
-    embedding: torch.Tensor
-    layers: tuple[LayerWeights, ...]
-    norm: torch.Tensor
-    head: Product
-    scoring: torch.Tensor
-    turns: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +59,24 @@ class Transformer:
     """A decoder-only model in evaluation. Not thread-safe; the engine's thread owns it.
 
     With bfloat16 weights the sums between layers, norms and rotations stay in float32: they cost little, and
-    rounding there is what turns first choices. `dtype` is that of products and of the KV memory.
+    rounding there is what turns first choices. `dtype` is that of products and of the KV memory. `native` does
+    the steps that suit it.
     """
 
-    def __init__(self, spec: ModelSpec, weights: ModelWeights, dtype: torch.dtype) -> None:
+    def __init__(
+        self, spec: ModelSpec, weights: ModelWeights, dtype: torch.dtype, native: NativeStep | None = None
+    ) -> None:
         self.spec = spec
         self.weights = weights
         self.device = weights.embedding.device
         self.dtype = dtype
+        self.native = native
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
         """See LanguageModel. Rows of the result follow the order of the segments that want logits."""
+        if self.native is not None and self.native.suits(segments):
+            return self.native.forward(segments, cache)
         # Requests of one row are decoded together, in the order of their pages.
         order = sorted(
             range(len(segments)), key=lambda i: (len(segments[i].tokens) > 1, segments[i].pages[0])

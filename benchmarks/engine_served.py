@@ -1,0 +1,49 @@
+"""A platform of the benchmark's own on real Ray Serve, and the memory of its model's replica."""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ray import serve
+
+from benchmarks.local_ray import actor_processes, local_ray
+from manta.config import Settings
+from serve_app.app import deploy
+
+MODEL = "smollm2"
+MOST_AT_ONCE = 32
+
+
+@contextlib.contextmanager
+def served(home: Path, quantize: str, threads: int) -> Iterator[str]:
+    """The URL of a whole platform with one model; at the end all of it is gone."""
+    model = {
+        "quantize": quantize,
+        "dtype": "auto",
+        "threads": threads,
+        "max_batch": MOST_AT_ONCE,
+        "replicas": {"max_ongoing": 2 * MOST_AT_ONCE},
+    }
+    settings = Settings.model_validate(
+        {"home": home, "server": {"port": _free_port()}, "models": {MODEL: model}, "default_model": MODEL}
+    )
+    with local_ray():
+        deploy(settings)
+        try:
+            yield settings.address
+        finally:
+            end: Callable[[], None] = serve.shutdown
+            end()
+
+
+def replica_memory_mib() -> int:
+    """The proportional set size of the model's replicas."""
+    found = actor_processes(f"ray::ServeReplica:model-{MODEL}:")
+    return round(sum(process.memory_full_info().pss for process in found) / 2**20)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,35 @@
+"""The weights of a model as its forward pass takes them."""
+
+from dataclasses import dataclass
+
+import torch
+
+from serve_app.engine.linear import Product
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """`qkv` and `gate_up` are stacked, so that each is one product. Norms are float32 in every model."""
+
+    input_norm: torch.Tensor
+    qkv: Product
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    output: Product
+    post_norm: torch.Tensor
+    gate_up: Product
+    down: Product
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWeights:
+    """`scoring`: the head's rows, for exact scores. `turns` [context, head_dim / 2]: each position's rotation, as
+    complex numbers.
+    """
+
+    embedding: torch.Tensor
+    layers: tuple[LayerWeights, ...]
+    norm: torch.Tensor
+    head: Product
+    scoring: torch.Tensor
+    turns: torch.Tensor

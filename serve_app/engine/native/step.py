@@ -1,0 +1,164 @@
+"""All layers of a small batch in one call of compiled code."""
+
+from collections.abc import Sequence
+from ctypes import CDLL, byref, c_void_p
+
+import torch
+import torch.nn.functional as F
+
+from serve_app.engine.batch import Segment
+from serve_app.engine.kv_cache import KvCache
+from serve_app.engine.layers import LayerWeights, ModelWeights
+from serve_app.engine.linear import Product
+from serve_app.engine.native.product import NativeInt8Linear
+from serve_app.engine.native.shapes import CCache, CLayer, CModel, CProduct, CScratch, CStep, address
+from serve_app.engine.spec import ModelSpec
+
+MOST_ROWS = 576
+_MOST_LOOKS = 1 << 17
+"""Tokens of prompts times the positions they look at: beyond, torch's attention over a whole prompt is faster."""
+
+_FEW_ROWS = 4
+"""`kFewRows` of the kernels."""
+
+
+class NativeStep:
+    """What Transformer.forward computes, for int8 weights and batches that `suits` takes. One thread's at a time."""
+
+    def __init__(self, library: CDLL, spec: ModelSpec, weights: ModelWeights) -> None:
+        self._library = library
+        self._spec = spec
+        self._weights = weights
+        self._turns = torch.view_as_real(weights.turns).contiguous()
+        self._layers = (CLayer * spec.layers)(*(_layer(layer) for layer in weights.layers))
+        self._model = CModel(
+            self._layers,
+            address(weights.norm),
+            _shape(weights.head),
+            address(self._turns),
+            spec.layers,
+            spec.hidden,
+            spec.heads,
+            spec.kv_heads,
+            spec.head_dim,
+            spec.feed_forward,
+            spec.norm_eps,
+        )
+        self._memory: tuple[KvCache, CCache] | None = None
+        self._scratch: _Scratch | None = None
+
+    @staticmethod
+    def suits(segments: Sequence[Segment]) -> bool:
+        """Whether this is the faster way for a batch, and has room for it."""
+        sizes = [len(segment.tokens) for segment in segments]
+        looks = sum(size * segment.end for size, segment in zip(sizes, segments, strict=True) if size > 1)
+        return sum(sizes) <= MOST_ROWS and looks <= _MOST_LOOKS
+
+    def forward(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
+        """float32 logits [wanted, vocabulary], in the order of the segments that want them."""
+        ids = torch.tensor([token for segment in segments for token in segment.tokens])
+        hidden = F.embedding(ids, self._weights.embedding).float()
+        positions = torch.tensor([at for s in segments for at in range(s.position, s.end)])
+        pages = _page_table(segments)
+        wanted = _wanted_rows(segments)
+        step = CStep(
+            len(ids),
+            address(positions),
+            address(pages),
+            pages.shape[1],
+            address(wanted),
+            len(wanted),
+            len(ids) == len(segments),
+        )
+        last = torch.empty(len(wanted), self._spec.hidden)
+        logits = torch.empty(len(wanted), self._spec.vocab_size)
+        room = self._room(max(segment.end for segment in segments))
+        parts = (byref(self._model), byref(self._places(cache)), byref(step), byref(room.shape))
+        tensors = (c_void_p(address(tensor)) for tensor in (hidden, last, logits))
+        self._library.run_step(*parts, *tensors)
+        return logits
+
+    def _places(self, cache: KvCache) -> CCache:
+        if self._memory is None or self._memory[0] is not cache:
+            several = c_void_p * self._spec.layers
+            keys = several(*(address(tensor) for tensor in cache.keys))
+            values = several(*(address(tensor) for tensor in cache.values))
+            self._memory = cache, CCache(keys, values, cache.page)
+        return self._memory[1]
+
+    def _room(self, longest: int) -> "_Scratch":
+        threads = torch.get_num_threads()
+        if self._scratch is None or not self._scratch.serves(threads, longest):
+            # Twice as much, so that a growing request does not ask again at each step.
+            self._scratch = _Scratch(self._spec, threads, 2 * longest)
+        return self._scratch
+
+
+class _Scratch:
+    """Room for what a step computes on its way."""
+
+    def __init__(self, spec: ModelSpec, threads: int, longest: int) -> None:
+        queries = spec.heads * spec.head_dim
+        qkv = queries + 2 * spec.kv_heads * spec.head_dim
+        widest = max(spec.hidden, queries, spec.feed_forward)
+        narrow = max(MOST_ROWS, _FEW_ROWS * threads)
+        self._threads = threads
+        self._tensors = (
+            torch.empty(narrow, widest, dtype=torch.int16),
+            torch.empty(narrow),
+            torch.empty(threads, widest),
+            torch.empty(MOST_ROWS, max(qkv, 2 * spec.feed_forward, spec.hidden)),
+            torch.empty(MOST_ROWS, queries),
+            torch.empty(threads, spec.heads // spec.kv_heads, longest),
+        )
+        self.shape = CScratch(*(address(tensor) for tensor in self._tensors), longest, widest)
+
+    def serves(self, threads: int, longest: int) -> bool:
+        return threads <= self._threads and longest <= self.shape.longest
+
+
+def all_native(weights: ModelWeights) -> bool:
+    """Whether every product is one that the compiled step knows."""
+    products = [weights.head]
+    for layer in weights.layers:
+        products += [layer.qkv, layer.output, layer.gate_up, layer.down]
+    return all(isinstance(product, NativeInt8Linear) for product in products)
+
+
+def _shape(product: Product) -> CProduct:
+    if not isinstance(product, NativeInt8Linear):
+        raise TypeError("the compiled step takes products of its own kind only")
+    return product.shape
+
+
+def _layer(layer: LayerWeights) -> CLayer:
+    return CLayer(
+        address(layer.input_norm),
+        _shape(layer.qkv),
+        address(layer.q_norm),
+        address(layer.k_norm),
+        _shape(layer.output),
+        address(layer.post_norm),
+        _shape(layer.gate_up),
+        _shape(layer.down),
+    )
+
+
+def _page_table(segments: Sequence[Segment]) -> torch.Tensor:
+    """int32 [tokens, n]: the pages of each token's request."""
+    longest = max(len(segment.pages) for segment in segments)
+    rows = [
+        own
+        for segment in segments
+        for own in [[*segment.pages, *([0] * (longest - len(segment.pages)))]] * len(segment.tokens)
+    ]
+    return torch.tensor(rows, dtype=torch.int32)
+
+
+def _wanted_rows(segments: Sequence[Segment]) -> torch.Tensor:
+    rows, total = [], 0
+    for segment in segments:
+        total += len(segment.tokens)
+        if segment.wants_logits:
+            rows.append(total - 1)
+    return torch.tensor(rows, dtype=torch.int64)
