@@ -1,5 +1,6 @@
 """What this machine has to spare, as far as it can be known without asking anybody."""
 
+import os
 from pathlib import Path
 
 import psutil
@@ -23,3 +24,8 @@ def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
         return free if limit == "max" else min(free, int(limit) - used + reclaimable)
     except (OSError, ValueError, KeyError):
         return free
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use. Ray tells a replica with a fraction of a CPU to use one thread."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,6 +10,10 @@ def build_backend(name: str, settings: ModelSettings) -> Backend:
             from serve_app.backends.torch_backend import TorchBackend
 
             return TorchBackend(name, settings)
+        case "server":
+            from serve_app.backends.server import ServerBackend
+
+            return ServerBackend(name, settings)
         case "remote":
             from serve_app.backends.remote import RemoteBackend
 

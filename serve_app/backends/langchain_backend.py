@@ -4,10 +4,12 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from manta.config import ModelSettings, secret
-from manta.errors import ContextLengthExceeded, ModelError, ModelLoadError, RemoteModelError
+from manta.errors import ContextLengthExceeded, InvalidInput, ModelError, ModelLoadError, RemoteModelError
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo, ToolCall, Usage
+from serve_app.backends.openai_answers import logprobs_from_wire
+from serve_app.backends.openai_client import DEFAULT_WINDOW, estimate
 from serve_app.backends.refusal import Refused, refusal
-from serve_app.backends.remote import CHARACTERS_PER_TOKEN, DEFAULT_WINDOW
+from serve_app.backends.server_dialects import FORMS
 from serve_app.openai_wire import message_to_wire, tool_to_wire
 
 _CUT_SHORT = ("length", "max_tokens", "MAX_TOKENS")
@@ -43,11 +45,13 @@ class LangChainBackend:
         )
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        return sum(len(message.content) // CHARACTERS_PER_TOKEN + 4 for message in messages)
+        """An estimate: the vendors' own counts cost a call each, or their tokenizers a download."""
+        return estimate(messages)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
         from langchain_core.messages import AIMessageChunk, convert_to_messages
 
+        _refuse_what_langchain_has_no_word_for(self._name, request)
         whole: AIMessageChunk | None = None
         cut_short = False
         try:
@@ -57,8 +61,9 @@ class LangChainBackend:
                 whole = chunk if whole is None else whole + chunk
                 # Of each chunk, as adding chunks joins the words of their reasons.
                 cut_short = cut_short or _cut_short(chunk)
-                if chunk.text:
-                    yield ChatChunk(text=chunk.text)
+                piece = _piece(chunk)
+                if piece is not None:
+                    yield piece
         except Exception as error:
             # Every vendor has an error tree of its own. OpenAI's class also raises after the last piece of an answer
             # that max_tokens cut, where a shape was asked; what came is whole for us.
@@ -72,7 +77,9 @@ class LangChainBackend:
         if request.tools:
             # Only OpenAI says `required`; LangChain's common word is `any`.
             choice = "any" if request.tool_choice == "required" else request.tool_choice
-            chosen = {} if choice is None else {"tool_choice": choice}
+            chosen: dict[str, Any] = {} if choice is None else {"tool_choice": choice}
+            if not request.parallel_tool_calls:
+                chosen["parallel_tool_calls"] = False
             model = model.bind_tools([tool_to_wire(tool) for tool in request.tools], **chosen)
         return model.bind(**_options(request))
 
@@ -102,8 +109,41 @@ def _options(request: ChatRequest) -> dict[str, Any]:
         "stop": list(request.stop) or None,
         "seed": request.seed,
         "response_format": request.response_format,
+        "top_k": request.sampling.top_k or None,
+        "presence_penalty": request.sampling.presence_penalty or None,
+        "frequency_penalty": request.sampling.frequency_penalty or None,
+        "logit_bias": request.sampling.logit_bias or None,
+        "logprobs": None if request.logprobs is None else True,
+        "top_logprobs": request.logprobs or None,
     }
     return {key: value for key, value in asked.items() if value is not None}
+
+
+def _refuse_what_langchain_has_no_word_for(name: str, request: ChatRequest) -> None:
+    """Raises InvalidInput. What a single vendor lacks, its own class refuses."""
+    sampling = request.sampling
+    asked = {
+        "a raw prompt": request.prompt is not None or request.prompt_ids,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty != 1,
+        "stop_token_ids": sampling.stop_token_ids,
+        "ignore_eos": sampling.ignore_eos,
+    }
+    form = (request.response_format or {}).get("type")
+    if form in FORMS:
+        asked[f"an answer in the form of a {form}"] = True
+    missing = [what for what, wanted in asked.items() if wanted]
+    if missing:
+        cause = f"model {name} is reached through LangChain, which has no word for {missing[0]}"
+        raise InvalidInput(cause, fix="leave it out, or use a model with another backend")
+
+
+def _piece(chunk: Any) -> ChatChunk | None:
+    thoughts = [block["reasoning"] for block in chunk.content_blocks if block.get("reasoning")]
+    logprobs = logprobs_from_wire(chunk.response_metadata.get("logprobs"))
+    if not (chunk.text or thoughts or logprobs):
+        return None
+    return ChatChunk(text=chunk.text, reasoning="".join(thoughts), logprobs=logprobs)
 
 
 def _translated(name: str, error: Exception) -> ModelError:

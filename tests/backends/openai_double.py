@@ -2,26 +2,47 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+asked: list[str] = []
+"""The paths besides completions that the latest server was asked for."""
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
 
 
 @contextmanager
-def serving(answer: Answer) -> Iterator[str]:
-    """The base URL of a server that answers every chat completion so."""
+def serving(answer: Answer, told: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """The base URL of a server that answers every completion so.
+
+    Args:
+        told: what it answers on other paths, `/v1/models` say; a status for what is no JSON object.
+    """
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.tell()
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            answer(self, body)
+            if self.path.endswith("/completions"):
+                answer(self, body)
+            else:
+                self.tell()
+
+        def tell(self) -> None:
+            asked.append(self.path)
+            found = (told or {}).get(self.path, 404)
+            self.send_response(found if isinstance(found, int) else 200)
+            self.end_headers()
+            if not isinstance(found, int):
+                self.wfile.write(json.dumps(found).encode())
 
         def log_message(self, *_: Any) -> None:
             """Quiet."""
 
+    asked.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from manta.config import ModelSettings
-from manta.errors import ContextLengthExceeded, ModelError, ModelLoadError, RemoteModelError
-from manta.messages import ChatChunk, ChatMessage, ChatRequest, ToolCall, ToolSpec
+from manta.errors import ContextLengthExceeded, InvalidInput, ModelError, ModelLoadError, RemoteModelError
+from manta.messages import ChatChunk, ChatMessage, ChatRequest, Sampling, TokenLogprob, ToolCall, ToolSpec
 from serve_app.backends.langchain_backend import LangChainBackend
 from tests.backends.openai_double import delta, refuse, serving, stream
 
@@ -207,3 +207,43 @@ def test_a_vendor_whose_package_is_missing():
     made = LangChainBackend("m", ModelSettings(backend="langchain", source="nosuchvendor:big"))
     with pytest.raises(ModelLoadError, match="nosuchvendor"):
         made.start()
+
+
+async def test_what_langchain_has_a_word_for_is_passed_on():
+    sampling = Sampling(presence_penalty=0.3, frequency_penalty=0.4, logit_bias={"7": -1.0})
+    body = await sent(
+        ChatRequest(ASK.messages, tools=(ADD,), parallel_tool_calls=False, logprobs=2, sampling=sampling)
+    )
+    assert (body["presence_penalty"], body["frequency_penalty"]) == (0.3, 0.4)
+    assert (body["logit_bias"], body["logprobs"], body["top_logprobs"]) == ({"7": -1.0}, True, 2)
+    assert body["parallel_tool_calls"] is False
+
+
+async def test_log_probabilities_come_back():
+    token = {"token": "4", "logprob": -0.1, "top_logprobs": [], "bytes": None}
+    said = {"index": 0, "delta": {"content": "4"}, "logprobs": {"content": [token]}}
+    with serving(stream({"choices": [said]}, delta(finish="stop"))) as url:
+        chunks = await collect(url)
+    assert [chunk.logprobs for chunk in chunks if chunk.logprobs] == [(TokenLogprob("4", -1, -0.1),)]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"prompt": "Once"},
+        {"response_format": {"type": "regex", "regex": "a+"}},
+        {"sampling": Sampling(min_p=0.1)},
+        {"sampling": Sampling(repetition_penalty=1.1)},
+        {"sampling": Sampling(stop_token_ids=(3,))},
+        {"sampling": Sampling(ignore_eos=True)},
+    ],
+)
+async def test_what_langchain_has_no_word_for_is_refused(more: dict[str, Any]):
+    with pytest.raises(InvalidInput, match="no word for"):
+        await collect("http://127.0.0.1:9/v1", ChatRequest(ASK.messages, **more))
+
+
+async def test_what_a_vendors_class_does_not_take_is_refused_by_it():
+    with serving(stream()) as url, pytest.raises(RemoteModelError, match="top_k") as refused:
+        await collect(url, ChatRequest(ASK.messages, sampling=Sampling(top_k=3)))
+    assert not refused.value.retryable

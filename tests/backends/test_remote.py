@@ -5,10 +5,19 @@ from typing import Any
 import pytest
 
 from manta.config import ModelSettings
-from manta.errors import ContextLengthExceeded, InvalidConfig, ModelError, RemoteModelError
-from manta.messages import ChatChunk, ChatMessage, ChatRequest, ToolCall, ToolSpec
+from manta.errors import ContextLengthExceeded, InvalidConfig, InvalidInput, ModelError, RemoteModelError
+from manta.messages import (
+    ChatChunk,
+    ChatMessage,
+    ChatRequest,
+    Sampling,
+    TokenLogprob,
+    ToolCall,
+    ToolSpec,
+)
+from serve_app.backends.openai_client import ASK_AGAIN_S, OpenAIClient
 from serve_app.backends.remote import RemoteBackend
-from tests.backends.openai_double import delta, refuse, serving, stream
+from tests.backends.openai_double import asked, delta, refuse, serving, stream
 
 ASK = ChatRequest((ChatMessage("user", "hi"),), max_tokens=5, stop=("x",), seed=1)
 
@@ -116,3 +125,173 @@ async def test_a_stream_without_its_end_is_an_error():
 def test_a_key_that_is_not_set_is_found_at_the_start():
     with pytest.raises(InvalidConfig, match="NO_SUCH_KEY is not set"):
         backend("http://127.0.0.1:9/v1", api_key_env="NO_SUCH_KEY")
+
+
+EVERYTHING = ChatRequest(
+    ASK.messages,
+    tools=(ToolSpec("t", "does", {"type": "object"}),),
+    tool_choice="t",
+    parallel_tool_calls=False,
+    top_p=0.5,
+    logprobs=2,
+    response_format={"type": "json_object"},
+    sampling=Sampling(4, 0.1, 1.2, 0.3, 0.4, {"7": -100.0}, (9,), True),
+)
+
+
+async def sent(request: ChatRequest, **more: Any) -> dict[str, Any]:
+    seen: list[dict[str, Any]] = []
+
+    def answer(handler: Any, body: dict[str, Any]) -> None:
+        seen.append({**body, "path": handler.path})
+        stream(delta(finish="stop"))(handler, body)
+
+    with serving(answer) as url:
+        await collect(backend(url, **more), request)
+    return seen[0]
+
+
+async def test_all_of_a_request_is_passed_on():
+    body = await sent(EVERYTHING)
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "t"}}
+    assert body["parallel_tool_calls"] is False
+    assert (body["top_p"], body["logprobs"], body["top_logprobs"]) == (0.5, True, 2)
+    assert body["response_format"] == {"type": "json_object"}
+    assert (body["top_k"], body["min_p"], body["repetition_penalty"]) == (4, 0.1, 1.2)
+    assert (body["presence_penalty"], body["frequency_penalty"]) == (0.3, 0.4)
+    assert (body["logit_bias"], body["stop_token_ids"], body["ignore_eos"]) == ({"7": -100.0}, [9], True)
+
+
+async def test_what_is_at_its_default_is_not_sent_as_some_servers_refuse_it():
+    body = await sent(ChatRequest(ASK.messages, tool_choice="auto", parallel_tool_calls=False))
+    assert sorted(body) == ["messages", "model", "path", "stream", "stream_options", "temperature"]
+
+
+@pytest.mark.parametrize("raw", [{"prompt": "Once"}, {"prompt_ids": (5, 6)}])
+async def test_a_raw_prompt_goes_to_completions(raw: dict[str, Any]):
+    body = await sent(ChatRequest((), logprobs=2, **raw))
+    assert body["path"] == "/v1/completions"
+    assert body["prompt"] == (raw.get("prompt") or [5, 6])
+    assert body["logprobs"] == 2
+    assert "messages" not in body
+
+
+async def test_answers_to_raw_prompts_are_read():
+    logprobs = {
+        "tokens": ["a", "b"],
+        "token_logprobs": [None, -0.5],
+        "top_logprobs": [None, {"c": -3, "b": -0.5}],
+    }
+    pieces = [{"text": "ab", "logprobs": logprobs, "finish_reason": "length"}]
+    with serving(stream({"choices": pieces})) as url:
+        chunks = await collect(backend(url), ChatRequest((), prompt="x"))
+    assert [chunk.text for chunk in chunks] == ["ab", ""]
+    assert chunks[0].logprobs == (TokenLogprob("b", -1, -0.5, (["b", -1, -0.5], ["c", -1, -3])),)
+    assert chunks[-1].finish_reason == "length"
+
+
+async def test_thoughts_and_log_probabilities_are_read():
+    token = {"token": "4", "logprob": -0.1, "top_logprobs": [{"token": "4", "logprob": -0.1}]}
+    said = {"index": 0, "delta": {"content": "4"}, "logprobs": {"content": [token]}}
+    thoughts = (delta(reasoning_content="2 and "), delta(reasoning="2"))
+    with serving(stream(*thoughts, {"choices": [said]}, delta(finish="stop"))) as url:
+        chunks = await collect(backend(url))
+    assert [chunk.reasoning for chunk in chunks] == ["2 and ", "2", "", ""]
+    assert chunks[2].logprobs == (TokenLogprob("4", -1, -0.1, (["4", -1, -0.1],)),)
+
+
+async def test_calls_get_ids_and_their_own_reason_where_the_server_gives_none():
+    call = {"function": {"name": "now", "arguments": "{}"}}
+    with serving(stream(delta(tool_calls=[call, call]), delta(finish="stop"))) as url:
+        last = (await collect(backend(url)))[-1]
+    assert last.finish_reason == "tool_calls"
+    ids = {call.id for call in last.tool_calls}
+    assert len(ids) == 2
+    assert all(id.startswith("call_") for id in ids)
+
+
+async def test_an_answer_that_says_why_it_ended_needs_no_other_end():
+    with serving(stream(delta(content="x"), delta(finish="stop"), done=False)) as url:
+        assert (await collect(backend(url)))[-1].finish_reason == "stop"
+
+
+FORMS = {
+    "regex": {"type": "regex", "regex": "a+"},
+    "choice": {"type": "choice", "choice": ["a.b", "c"]},
+    "grammar": {"type": "grammar", "grammar": "start: A"},
+}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "form", "key", "value"),
+    [
+        ("openai", "regex", "response_format", FORMS["regex"]),
+        ("vllm", "regex", "structured_outputs", {"regex": "a+"}),
+        ("vllm", "choice", "structured_outputs", {"choice": ["a.b", "c"]}),
+        ("vllm", "grammar", "structured_outputs", {"grammar": "start: A"}),
+        ("sglang", "regex", "regex", "a+"),
+        ("sglang", "choice", "regex", r"a\.b|c"),
+        ("llama_cpp", "choice", "grammar", 'root ::= "a.b" | "c"'),
+    ],
+)
+async def test_forms_are_said_in_the_servers_own_words(dialect: str, form: str, key: str, value: Any):
+    body = await sent(ChatRequest(ASK.messages, response_format=FORMS[form]), dialect=dialect)
+    assert body[key] == value
+    assert (key == "response_format") == ("response_format" in body)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "more"),
+    [
+        ("sglang", {"response_format": FORMS["grammar"]}),
+        ("llama_cpp", {"response_format": FORMS["regex"]}),
+        ("llama_cpp", {"sampling": Sampling(stop_token_ids=(1,))}),
+        ("transformers", {"response_format": {"type": "json_object"}}),
+        ("transformers", {"tools": EVERYTHING.tools, "tool_choice": "required"}),
+    ],
+)
+async def test_what_a_server_would_pass_over_is_refused(dialect: str, more: dict[str, Any]):
+    with pytest.raises(InvalidInput):
+        await collect(backend("http://127.0.0.1:9/v1", dialect=dialect), ChatRequest(ASK.messages, **more))
+
+
+async def test_llama_cpps_own_word_for_a_penalty():
+    request = ChatRequest(ASK.messages, sampling=Sampling(repetition_penalty=1.5))
+    body = await sent(request, dialect="llama_cpp")
+    assert (body["repeat_penalty"], "repetition_penalty" in body) == (1.5, False)
+
+
+@pytest.mark.parametrize(
+    ("listed", "window"),
+    [
+        ([{"id": "other", "max_model_len": 5}, {"id": "m", "max_model_len": 4096}], 4096),
+        ([{"id": "whatever", "meta": {"n_ctx": 2048}}], 2048),
+        ([{"id": "a", "max_model_len": 5}, {"id": "b", "max_model_len": 6}], 8192),
+        ([{"id": "m"}], 8192),
+    ],
+)
+async def test_the_window_is_what_the_server_tells(listed: Any, window: int):
+    with serving(stream(), {"/v1/models": {"data": listed}}) as url:
+        assert (await backend(url).info()).context_window == window
+        assert (await backend(url, context_window=77).info()).context_window == 77
+
+
+async def test_tokens_are_counted_by_a_server_that_can():
+    with serving(stream(), {"/tokenize": {"count": 42}}) as url:
+        assert await backend(url).count_tokens(ASK.messages) == 42
+    with serving(stream()) as url:
+        made = backend(url)
+        counts = [await made.count_tokens(ASK.messages) for _ in range(2)]
+        assert counts == [4, 4]
+        assert asked == ["/tokenize"], "it is not asked for what it does not know"
+
+
+async def test_a_server_in_trouble_is_asked_again_later():
+    now = 0.0
+    with serving(stream(), {"/v1/models": 503}) as url:
+        client = OpenAIClient("m", "m", url, now=lambda: now)
+        assert [await client.window(), await client.window()] == [None, None]
+        assert len(asked) == 1
+        now = ASK_AGAIN_S
+        assert await client.window() is None
+        assert len(asked) == 2
