@@ -40,7 +40,7 @@ from manta.messages import Budget, CallIntent, CallOutcome, RecordedCall, to_jso
 from manta.protocols import AgentRuntime
 from manta.telemetry import get_logger
 
-LIBRARY = ("threads", "items", "schedules", "feedback")
+LIBRARY = ("threads", "items", "schedules", "feedback", "keys")
 """Rooms of the journal whose methods callers use as they are."""
 
 logger = get_logger("coordinator")
@@ -321,7 +321,7 @@ class CoordinatorService:
         return record
 
     async def library(self, room: str, method: str, *arguments: Any) -> Any:
-        """A method of one of the journal's rooms beside runs; the first argument is the tenant.
+        """A method of one of the journal's rooms beside runs; the first argument is the tenant, but for `keys`.
 
         Raises:
             InvalidInput: there is no such room or method.

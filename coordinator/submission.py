@@ -17,7 +17,10 @@ from manta.messages import Budget, to_json
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """`timeout_s` becomes the run's deadline. `reject_if_busy`: refuse the run while its thread has another."""
+    """`timeout_s` becomes the run's deadline. `reject_if_busy`: refuse the run while its thread has another.
+
+    `cap`: a budget besides the caller's own, which is not part of what was asked for.
+    """
 
     graph: str
     input: Any
@@ -31,6 +34,7 @@ class Submission:
     priority: int = 0
     budget: Budget | None = None
     reject_if_busy: bool = False
+    cap: Budget | None = None
 
     def fingerprint(self) -> str:
         """Equal for equal requests: what an idempotency key is checked against."""
@@ -56,7 +60,7 @@ class Submission:
             body_hash=self.fingerprint(),
             deadline=now + min(timeouts) if timeouts else None,
             priority=self.priority,
-            budget=tighter(self.budget, graph.budget),
+            budget=tighter(tighter(self.budget, self.cap), graph.budget),
             thread=self.thread,
             webhook=self.webhook,
             reject_if_busy=self.reject_if_busy,

@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any, TypeAlias
 
 from coordinator.store.library_records import WebhookRecord
@@ -146,5 +145,5 @@ class Deliveries:
         finally:
             for wait in waits:
                 wait.cancel()
-                with suppress(asyncio.CancelledError):
-                    await wait
+            # Not one by one: this task's own cancellation could be taken for that of one of them.
+            await asyncio.wait(waits)

@@ -16,6 +16,7 @@ from coordinator.store import calls, decisions, leases, reads, rows, runs
 from coordinator.store.engine import READERS, Storage, open_storage
 from coordinator.store.feedback import Feedback
 from coordinator.store.items import Items
+from coordinator.store.keys import Keys
 from coordinator.store.kinds import Commits, Creations
 from coordinator.store.records import (
     Change,
@@ -61,6 +62,7 @@ class Journal:
         self.webhooks = Webhooks(*doors)
         self.feedback = Feedback(*doors)
         self.retention = Retention(*doors)
+        self.keys = Keys(*doors)
 
     @classmethod
     async def open(
@@ -271,12 +273,18 @@ class Journal:
         thread: ThreadId | None = None,
         reason: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        asking: bool = False,
         limit: int = 10,
         offset: int = 0,
     ) -> list[RunRecord]:
-        """The tenant's runs, newest first; `metadata` entries must all be there with exactly these values."""
+        """The tenant's runs, newest first; `metadata` entries must all be there with exactly these values.
+
+        `asking`: only those with a step that waits for a person, also when others of their steps are at work.
+        """
         return await self._read(
-            lambda c: reads.list_runs(c, tenant, status, graph, thread, reason, metadata, limit, offset)
+            lambda c: reads.list_runs(
+                c, tenant, status, graph, thread, reason, metadata, asking, limit, offset
+            )
         )
 
     async def events(self, run_id: RunId, after: int = 0, limit: int = 1000) -> list[Event]:

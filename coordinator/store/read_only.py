@@ -19,8 +19,11 @@ _BUSY_TIMEOUT_S = 5.0
 
 
 @contextmanager
-def reading(url: str) -> Iterator[Connection]:
+def reading(url: str, *, any_version: bool = False) -> Iterator[Connection]:
     """A connection that sees the journal as it is now, and goes on seeing that.
+
+    Args:
+        any_version: also one that another version wrote, or a database that is no journal yet.
 
     Raises:
         NotFound: there is no journal file.
@@ -39,7 +42,8 @@ def reading(url: str) -> Iterator[Connection]:
                 connection.exec_driver_sql("BEGIN")
             else:
                 connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            _require_this_version(connection, name)
+            if not any_version:
+                _require_this_version(connection, name)
             yield connection
     except DBAPIError as error:
         raise unavailable(name, error) from error

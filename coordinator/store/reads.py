@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Table, bindparam, exists, select
 
-from coordinator.store.records import RunRecord, StepCall, StepRecord
+from coordinator.store.records import TERMINAL_STATUSES, RunRecord, StepCall, StepRecord
 from coordinator.store.rows import (
     label,
     plain,
@@ -42,6 +42,7 @@ def list_runs(
     thread: str | None,
     reason: str | None,
     metadata: Mapping[str, Any] | None,
+    asking: bool,
     limit: int,
     offset: int,
 ) -> list[RunRecord]:
@@ -55,6 +56,11 @@ def list_runs(
     for key, value in (metadata or {}).items():
         own = (run_labels.c.tenant == runs.c.tenant) & (run_labels.c.run_id == runs.c.id)
         query = query.where(exists().where(own, run_labels.c.label == label(key, value)))
+    if asking:
+        own = (steps.c.tenant == runs.c.tenant) & (steps.c.run_id == runs.c.id)
+        # The status spares a look at the steps of all that is over.
+        query = query.where(runs.c.status.not_in(TERMINAL_STATUSES))
+        query = query.where(exists().where(own, steps.c.state == "waiting"))
     # Without the sum SQLite would look for a thread's few runs among all of the tenant's, in their order.
     order = runs.c.number if thread is None else runs.c.number + 0
     page = query.order_by(order.desc()).limit(limit).offset(offset)

@@ -1,7 +1,10 @@
 """What the routes work with: the parts behind them, who is calling, and the ids and pages that a request names."""
 
+import dataclasses
 import re
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Header, Path, Query
@@ -9,9 +12,15 @@ from pydantic import Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
+from coordinator.store.keys import NOBODY
+from manta.clock import Clock, SystemClock
 from manta.errors import NotFound
 from manta.ids import DEFAULT_TENANT, RunId, Tenant, ThreadId
 from manta.protocols import Artifacts
+from manta.usage import Budget
+from serve_app.gateway.access.accounts import Account
+from serve_app.gateway.access.gate import account_of
+from serve_app.gateway.access.metered import MeteredEmbedder, MeteredModels
 from serve_app.gateway.guard import LOOPBACK_HOSTS
 from serve_app.models.handles import ServeEmbedder, ServeModels
 from tools.actor import RemoteDocuments
@@ -39,12 +48,19 @@ class Platform:
     default_model: str
     allowed_hosts: tuple[str, ...] = LOOPBACK_HOSTS
     """Hosts that requests may name; none for any. See `guard.allowed_hosts`."""
+    keys_always: bool = False
+    """A key is asked for even while the journal has none."""
+    cors_origins: tuple[str, ...] = ()
+    clock: Clock = field(default_factory=SystemClock)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
+    """`account`: that of the caller's key; None where keys are not asked for, and everything is allowed."""
+
     tenant: Tenant
     principal: str
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +77,37 @@ class Desk:
         """A method of a store room: `threads`, `items`, `schedules` or `feedback`."""
         return await self.platform.coordinator.call("library", room, method, self.caller.tenant, *arguments)
 
+    @asynccontextmanager
+    async def starting_a_run(self) -> AsyncGenerator[Budget | None]:
+        """Held while a run is sent off; gives what it may use at most besides its own budget.
+
+        Raises:
+            Forbidden, RateLimited, BudgetExceeded: the caller's key has no run to give now.
+        """
+        if self.caller.account is None:
+            yield None
+            return
+        async with self.caller.account.starting_a_run() as cap:
+            yield cap
+
 
 def platform_of(connection: HTTPConnection) -> Platform:
+    """The parts as the caller may use them: what models are asked for is counted for the caller's key."""
     platform: Platform = connection.app.state.platform
-    return platform
+    account = account_of(connection)
+    if account is None:
+        return platform
+    models: Any = MeteredModels(platform.models, account)
+    embedder: Any = MeteredEmbedder(platform.embedder, account)
+    return dataclasses.replace(platform, models=models, embedder=embedder)
 
 
-def caller_of() -> Caller:
-    """On loopback without keys everyone is the default tenant."""
-    return Caller(DEFAULT_TENANT, "local")
+def caller_of(connection: HTTPConnection) -> Caller:
+    """Whoever the key is of; on loopback without keys everyone is the default tenant."""
+    account = account_of(connection)
+    if account is None:
+        return Caller(DEFAULT_TENANT, NOBODY)
+    return Caller(account.record.tenant, account.record.principal, account)
 
 
 PlatformDep = Annotated[Platform, Depends(platform_of)]

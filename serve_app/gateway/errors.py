@@ -1,17 +1,19 @@
 """Every error becomes JSON in one place: OpenAI's shape under /v1, the Agent Protocol's elsewhere."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 from typing_extensions import TypedDict
 
-from manta.errors import InvalidInput, MantaError, NotFound, Unavailable
+from manta.errors import InvalidInput, MantaError, NotFound, Unauthorized, Unavailable
 from manta.telemetry import get_logger
 
 RETRY_AFTER_S = 2
@@ -47,7 +49,7 @@ class OpenAIErrorDetail(TypedDict):
     message: str
     type: str
     code: str
-    param: None
+    param: str | None
 
 
 class OpenAIErrorJson(TypedDict):
@@ -61,6 +63,17 @@ class BadCursor(InvalidInput):
     http_status = 400
 
 
+class BadField(InvalidInput):
+    """A field of a body under /v1 that cannot be used. `param` is its place, as `messages[0].content`."""
+
+    code = "invalid_value"
+    http_status = 400
+
+    def __init__(self, message: str, *, fix: str = "", code: str | None = None, param: str = "") -> None:
+        super().__init__(message, fix=fix, code=code)
+        self.param = param
+
+
 class Unreadable(HTTPException):
     """A body that cannot be read at all. Of all errors FastAPI lets only this kind pass from reading one."""
 
@@ -71,7 +84,8 @@ class Unreadable(HTTPException):
 
 _WORDS = {
     400: "The request cannot be read",
-    403: "A page of another site may not do this",
+    401: "There is no API key, or one that does not hold",
+    403: "The key has not the scope for this, or a page of another site asks",
     404: "There is no such thing for this key",
     409: "It is in another state",
     413: "The body is too large",
@@ -106,19 +120,28 @@ def error_body(path: str, error: MantaError, status: int = 0, code: str = "") ->
     if is_openai(path):
         kind = "invalid_request_error" if (status or error.http_status) < 500 else "server_error"
         message = error.message + (f" ({error.fix})" if error.fix else "")
-        return {"error": {"message": message, "type": kind, "code": code, "param": None}}
+        param = error.param if isinstance(error, BadField) else "model" if code == "model_not_found" else None
+        return {"error": {"message": message, "type": kind, "code": code, "param": param}}
     return {"code": code, "message": error.message, "metadata": {"fix": error.fix}}
 
 
-def error_response(request: Request, error: MantaError) -> JSONResponse:
+def error_response(request: HTTPConnection, error: MantaError) -> JSONResponse:
     path, status = request.scope["path"], error.http_status
     if is_openai(path) and isinstance(error, InvalidInput):
         # OpenAI answers 400 where the Agent Protocol answers 422.
         status = 400
     if error.code == NotFound.code:
         error = _nothing_there(path) or error
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, Unavailable) else None
-    return JSONResponse(error_body(path, error), status, headers)
+    return JSONResponse(error_body(path, error), status, _headers(error))
+
+
+def _headers(error: MantaError) -> dict[str, str]:
+    """What HTTP says beside an error's body."""
+    if isinstance(error, Unauthorized):
+        return {"WWW-Authenticate": "Bearer"}
+    if error.retry_after_s is not None:
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    return {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, Unavailable) else {}
 
 
 def refusal(scope: Scope, status: int, code: str, message: str, fix: str) -> JSONResponse:
@@ -139,8 +162,40 @@ async def _on_manta_error(request: Request, error: Any) -> JSONResponse:
 
 async def _on_invalid(request: Request, error: Any) -> JSONResponse:
     first = error.errors()[0]
+    if is_openai(request.scope["path"]):
+        return error_response(request, _bad_field(_nearest(error.errors())))
     where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
     return error_response(request, InvalidInput(f"{where}: {first['msg']}", fix="see /openapi.json"))
+
+
+_OPENAI_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+_PLACE = re.compile(r"[a-z_]+")
+_KINDS_OF_UNIONS = frozenset({"str", "int", "float", "bool", "dict", "list", "nullable"})
+
+
+def _nearest(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Where a field may be one of several kinds: the error of the kind that fits it best."""
+
+    def fit(error: Mapping[str, Any]) -> tuple[int, bool]:
+        return len(error["loc"]), not str(error["type"]).endswith("_type")
+
+    field = errors[0]["loc"][:2]
+    return max((error for error in errors if error["loc"][:2] == field), key=fit)
+
+
+def _bad_field(first: Mapping[str, Any]) -> BadField:
+    """One of pydantic's errors in OpenAI's words."""
+    place = [part for part in first["loc"] if part != "body"]
+    param = str(place[0]) if place else ""
+    for part in place[1:]:
+        if isinstance(part, int):
+            param += f"[{part}]"
+        elif _PLACE.fullmatch(part) and part not in _KINDS_OF_UNIONS:
+            param += f".{part}"
+    kind = str(first["type"])
+    code = _OPENAI_CODES.get(kind) or ("invalid_type" if kind.endswith("_type") else BadField.code)
+    message = f"Unknown parameter: '{param}'." if kind == "extra_forbidden" else f"{param}: {first['msg']}"
+    return BadField(message, fix="see /openapi.json", code=code, param=param)
 
 
 async def _on_http(request: Request, error: Any) -> JSONResponse:

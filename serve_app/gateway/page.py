@@ -7,7 +7,10 @@ from fastapi.responses import HTMLResponse
 
 PAGE = Path(__file__).with_name("page.html")
 # Everything the page needs is in it; nothing a report says can load or run anything.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
 
 router = APIRouter(include_in_schema=False)
 

@@ -75,6 +75,18 @@ def test_a_port_in_use(tmp_path: Path):
     assert checks.check_port(settings, platform_up=False).state == "ok"
 
 
+def test_a_gateway_for_others_needs_keys(tmp_path: Path):
+    def check(host: str) -> checks.Check:
+        return checks.check_keys(load_settings(None, {}, {"home": str(tmp_path), "server.host": host}))
+
+    assert check("127.0.0.1").state == "skip"
+    without = check("0.0.0.0")
+    assert (without.state, "manta keys create" in without.fix) == ("fail", True)
+    made = CliRunner().invoke(app, ["--home", str(tmp_path), "keys", "create", "ann"])
+    assert made.exit_code == 0
+    assert check("0.0.0.0").state == "ok"
+
+
 def remote(tmp_path: Path, **model: object) -> object:
     overrides = {"home": str(tmp_path), "models": {"smollm2": model}, "embedder": {"source": "elsewhere"}}
     return checks.check_models(load_settings(None, {}, overrides))
@@ -122,7 +134,7 @@ def test_a_token_that_others_can_read(tmp_path: Path):
 def test_doctor_as_json_has_every_check_and_its_status(tmp_path: Path):
     result = CliRunner().invoke(app, ["--home", str(tmp_path), "doctor", "--json"])
     found = {check["name"]: check for check in json.loads(result.stdout)}
-    wanted = "python packages memory home disk port sandbox models gpu platform token"
+    wanted = "python packages memory home disk port keys sandbox models gpu platform token"
     assert list(found) == wanted.split()
     assert result.exit_code == (1 if any(c["state"] == "fail" for c in found.values()) else 0)
     assert all(c["fix"] for c in found.values() if c["state"] == "fail")

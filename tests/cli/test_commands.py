@@ -64,6 +64,7 @@ def test_help_groups_the_commands_and_gives_examples():
         "schedules enable",
         "schedules disable",
         "gc",
+        "gpus",
         "up",
         "down",
         "status",

@@ -1,0 +1,1 @@
+"""Who may come in, with what scopes, and how much they may take."""
