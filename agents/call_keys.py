@@ -10,8 +10,18 @@ from manta.messages import ChatRequest, to_json
 
 _UNSET: dict[str, Any] = to_json(ChatRequest(messages=()))
 _ALWAYS = frozenset(
-    ("messages", "model", "tools", "tool_choice", "temperature", "top_p")
-    + ("max_tokens", "stop", "seed", "response_format")
+    [
+        "messages",
+        "model",
+        "tools",
+        "tool_choice",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "stop",
+        "seed",
+        "response_format",
+    ]
 )
 
 

@@ -4,11 +4,12 @@ Built over a `RecordedModel` its calls are recorded like all others.
 """
 
 import asyncio
+import dataclasses
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -16,26 +17,33 @@ from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
     BaseMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolMessage,
 )
-from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call, tool_call_chunk
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, Field
 
 from agents.current_task import current_task
+from agents.langchain_messages import named, thought, to_manta, told_logprobs, usage_metadata
 from agents.structured import json_schema_format
 from manta.errors import InvalidInput, PlatformError
-from manta.messages import ChatChunk, ChatMessage, ChatRequest, ToolCall, ToolSpec, Usage
+from manta.messages import (
+    ChatChunk,
+    ChatRequest,
+    Sampling,
+    TokenLogprob,
+    ToolCall,
+    ToolSpec,
+)
 from manta.protocols import ChatModel
 from tools.toolbox import Tool
 
+_SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
+Waiting: TypeAlias = Callable[[Coroutine[Any, Any, Any]], Any]
 _CHOICES = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
 
 
@@ -43,7 +51,9 @@ class MantaChatModel(BaseChatModel):
     """A LangChain chat model over a `manta.protocols.ChatModel`.
 
     Tools, tool choice, stop strings and structured output go to the model as they are; message ids, which
-    LangChain draws at random, do not.
+    LangChain draws at random, do not. What a model thought is in `additional_kwargs["reasoning_content"]`,
+    log-probabilities in `response_metadata["logprobs"]`, both as other providers' classes have them. The
+    fields of `Sampling` can be given with a call too. One answer a call: `n` is refused.
     """
 
     model: Any = Field(exclude=True, repr=False)
@@ -54,6 +64,11 @@ class MantaChatModel(BaseChatModel):
     max_tokens: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    parallel_tool_calls: bool = True
+    """Off: one call at most in an answer, which a small model is better held to."""
+    sampling: Sampling = Sampling()
+    logprobs: bool = False
+    top_logprobs: int = 0
     on_token: Callable[[str], None] | None = Field(default=None, exclude=True, repr=False)
     """Told of each piece of text as it comes."""
     # A cache of LangChain's in front of the record would hide calls from it.
@@ -75,10 +90,41 @@ class MantaChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         """For callers without an event loop. Raises PlatformError inside one: it would block it."""
+        with self._waiting() as wait:
+            result: ChatResult = wait(self._agenerate(messages, stop, None, **kwargs))
+            return result
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        """As `_generate`, piece by piece."""
+        chunks = self._astream(messages, stop, None, **kwargs)
+
+        async def following() -> ChatGenerationChunk | None:
+            return await anext(chunks, None)
+
+        with self._waiting() as wait:
+            try:
+                while (chunk := wait(following())) is not None:
+                    if run_manager is not None:
+                        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
+            finally:
+                wait(chunks.aclose())
+
+    @contextmanager
+    def _waiting(self) -> Iterator[Waiting]:
+        """What a caller without an event loop waits with."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(self._agenerate(messages, stop, None, **kwargs))
+            with asyncio.Runner() as runner:
+                yield runner.run
+            return
         raise PlatformError("a synchronous model call inside an event loop", fix="await ainvoke or astream")
 
     async def _agenerate(
@@ -89,18 +135,23 @@ class MantaChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         texts: list[str] = []
+        thoughts: list[str] = []
         calls: list[ToolCall] = []
+        logprobs: list[TokenLogprob] = []
         last = ChatChunk()
         async with aclosing(self._target().stream(self._request(messages, stop, kwargs))) as chunks:
             async for last in chunks:
                 texts.append(last.text)
+                thoughts.append(last.reasoning)
                 calls.extend(last.tool_calls)
+                logprobs.extend(last.logprobs)
                 self._show(last.text)
         message = AIMessage(
             content="".join(texts),
-            tool_calls=[tool_call(name=c.name, args=c.arguments, id=c.id) for c in _named(messages, calls)],
-            usage_metadata=_usage_metadata(last.usage),
-            response_metadata=self._metadata(last),
+            additional_kwargs=thought("".join(thoughts)),
+            tool_calls=[tool_call(name=c.name, args=c.arguments, id=c.id) for c in named(messages, calls)],
+            usage_metadata=usage_metadata(last.usage),
+            response_metadata={**self._metadata(last), **told_logprobs(logprobs)},
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -110,7 +161,7 @@ class MantaChatModel(BaseChatModel):
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
+    ) -> AsyncGenerator[ChatGenerationChunk, None]:
         calls: list[ToolCall] = []
         async with aclosing(self._target().stream(self._request(messages, stop, kwargs))) as chunks:
             async for chunk in chunks:
@@ -142,9 +193,12 @@ class MantaChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
         """Answers that follow a JSON Schema, asked for through `response_format`."""
-        bound = self.bind(response_format=json_schema_format(convert_to_json_schema(schema)))
+        plain = convert_to_json_schema(schema)
+        # LangChain's own word to those who trace calls.
+        traced = {"kwargs": {"method": "json_schema"}, "schema": plain}
+        bound = self.bind(response_format=json_schema_format(plain), ls_structured_output_format=traced)
         parser: Any = JsonOutputParser()
-        if isinstance(schema, type) and issubclass(schema, BaseModel):
+        if isinstance(schema, type) and is_basemodel_subclass(schema):
             parser = PydanticOutputParser(pydantic_object=schema)
         if not include_raw:
             return cast(Runnable[LanguageModelInput, dict[str, Any] | BaseModel], bound | parser)
@@ -164,6 +218,8 @@ class MantaChatModel(BaseChatModel):
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
     ) -> ChatRequest:
         choice = kwargs.get("tool_choice")
+        if kwargs.get("n") not in (None, 1):
+            raise InvalidInput("a call has one answer", fix="call it several times, with `batch` say")
         return ChatRequest(
             messages=to_manta(messages),
             model=self.model_name,
@@ -175,22 +231,31 @@ class MantaChatModel(BaseChatModel):
             stop=tuple(stop) if stop is not None else self.stop,
             seed=kwargs.get("seed", self.seed),
             response_format=kwargs.get("response_format"),
+            parallel_tool_calls=kwargs.get("parallel_tool_calls", self.parallel_tool_calls) is not False,
+            logprobs=self._wanted_logprobs(kwargs),
+            sampling=_with(self.sampling, kwargs),
         )
+
+    def _wanted_logprobs(self, kwargs: Mapping[str, Any]) -> int | None:
+        if not kwargs.get("logprobs", self.logprobs):
+            return None
+        return int(kwargs.get("top_logprobs") or self.top_logprobs)
 
     def _message_chunk(
         self, messages: Sequence[BaseMessage], chunk: ChatChunk, calls: Sequence[ToolCall]
     ) -> AIMessageChunk:
-        named = list(enumerate(_named(messages, calls)))
-        fresh = named[len(named) - len(chunk.tool_calls) :]
+        numbered = list(enumerate(named(messages, calls)))
+        fresh = numbered[len(numbered) - len(chunk.tool_calls) :]
         is_last = chunk.finish_reason is not None
         return AIMessageChunk(
             content=chunk.text,
+            additional_kwargs=thought(chunk.reasoning),
             tool_call_chunks=[
                 tool_call_chunk(name=c.name, args=json.dumps(c.arguments), id=c.id, index=index)
                 for index, c in fresh
             ],
-            usage_metadata=_usage_metadata(chunk.usage),
-            response_metadata=self._metadata(chunk) if is_last else {},
+            usage_metadata=usage_metadata(chunk.usage),
+            response_metadata={**(self._metadata(chunk) if is_last else {}), **told_logprobs(chunk.logprobs)},
             chunk_position="last" if is_last else None,
         )
 
@@ -213,15 +278,10 @@ class PlatformChatModel(MantaChatModel):
     model: Any = Field(default=None, exclude=True, repr=False)
     show_tokens: bool = True
 
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        """For code in a thread of the task: asks on the task's own event loop, and waits."""
-        return current_task().wait_for(self._agenerate(messages, stop, None, **kwargs))
+    @contextmanager
+    def _waiting(self) -> Iterator[Waiting]:
+        """Code in a thread of the task asks on the task's own event loop."""
+        yield current_task().wait_for
 
     def _target(self) -> ChatModel:
         return current_task().context.model_named(self.model_name)
@@ -229,77 +289,6 @@ class PlatformChatModel(MantaChatModel):
     def _show(self, text: str) -> None:
         if text and self.show_tokens:
             current_task().context.emit_token(text)
-
-
-def to_manta(messages: Sequence[BaseMessage]) -> tuple[ChatMessage, ...]:
-    """LangChain's messages as Manta's. Raises InvalidInput for content that is not text."""
-    return tuple(_to_manta(message) for message in messages)
-
-
-def to_langchain(messages: Sequence[ChatMessage]) -> list[BaseMessage]:
-    """Manta's messages as LangChain's."""
-    return [_to_langchain(message) for message in messages]
-
-
-def _to_manta(message: BaseMessage) -> ChatMessage:
-    text = _text(message)
-    if isinstance(message, ToolMessage):
-        return ChatMessage("tool", text, tool_call_id=message.tool_call_id, name=message.name)
-    if isinstance(message, AIMessage):
-        calls = [ToolCall(c["id"] or "", c["name"], c["args"]) for c in message.tool_calls]
-        # A call whose arguments could not be read still has its answer in the conversation.
-        calls += [
-            ToolCall(c["id"] or "", c["name"] or "", {"unreadable": c["args"]})
-            for c in message.invalid_tool_calls
-        ]
-        return ChatMessage("assistant", text, tuple(calls), name=message.name)
-    if isinstance(message, SystemMessage):
-        return ChatMessage("system", text, name=message.name)
-    if isinstance(message, HumanMessage):
-        return ChatMessage("user", text, name=message.name)
-    raise InvalidInput(f"a model cannot read a {type(message).__name__}", fix="use system, human, ai or tool")
-
-
-def _to_langchain(message: ChatMessage) -> BaseMessage:
-    match message.role:
-        case "system":
-            return SystemMessage(content=message.content, name=message.name)
-        case "user":
-            return HumanMessage(content=message.content, name=message.name)
-        case "tool":
-            return ToolMessage(
-                content=message.content, tool_call_id=message.tool_call_id or "", name=message.name
-            )
-        case "assistant":
-            calls = [tool_call(name=c.name, args=c.arguments, id=c.id) for c in message.tool_calls]
-            return AIMessage(content=message.content, tool_calls=calls, name=message.name)
-
-
-def _text(message: BaseMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    parts = []
-    for block in message.content:
-        if isinstance(block, str):
-            parts.append(block)
-        elif block.get("type") == "text":
-            parts.append(str(block.get("text", "")))
-        elif block.get("type") not in ("tool_use", "tool_call"):  # These are in `tool_calls` too.
-            raise InvalidInput(f"a model cannot read content of type {block.get('type')!r}", fix="send text")
-    return "".join(parts)
-
-
-def _named(messages: Sequence[BaseMessage], calls: Sequence[ToolCall]) -> list[ToolCall]:
-    """The calls, each with an id of its own within the answer; made from positions, never at random."""
-    used: set[str] = set()
-    named = []
-    for index, call in enumerate(calls):
-        identity = call.id or f"call_{len(messages)}_{index}"
-        if identity in used:
-            identity = f"{identity}_{index}"
-        used.add(identity)
-        named.append(ToolCall(identity, call.name, call.arguments))
-    return named
 
 
 def _spec(tool: Any) -> ToolSpec:
@@ -312,20 +301,16 @@ def _spec(tool: Any) -> ToolSpec:
     return ToolSpec(function["name"], function.get("description", ""), parameters)
 
 
+def _with(sampling: Sampling, kwargs: Mapping[str, Any]) -> Sampling:
+    given = {name: kwargs[name] for name in _SAMPLING if kwargs.get(name) is not None}
+    if "stop_token_ids" in given:
+        given["stop_token_ids"] = tuple(given["stop_token_ids"])
+    return dataclasses.replace(sampling, **given)
+
+
 def _choice(choice: str | bool | dict[str, Any]) -> str:
     if isinstance(choice, bool):
         return "required" if choice else "none"
     if isinstance(choice, dict):
         return str(choice["function"]["name"])
     return _CHOICES.get(choice, choice)
-
-
-def _usage_metadata(usage: Usage | None) -> UsageMetadata | None:
-    if usage is None:
-        return None
-    return UsageMetadata(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        total_tokens=usage.input_tokens + usage.output_tokens,
-        input_token_details={"cache_read": usage.cached_tokens},
-    )

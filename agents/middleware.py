@@ -14,7 +14,7 @@ from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from agents.chat_model import to_manta
+from agents.langchain_messages import to_manta
 from manta.errors import BudgetExceeded, ToolError
 from manta.messages import ChatMessage, to_json
 from manta.protocols import AgentContext, ChatModel

@@ -115,7 +115,10 @@ class RecordedModel:
             ModelError: after the last try, or at once if more chunks cannot follow those seen.
             StaleEpoch: the step was given to another attempt.
             BudgetExceeded: the longest answer it may give would exceed a budget.
+            InvalidInput: several answers are asked for.
         """
+        if request.n > 1:
+            raise InvalidInput("a recorded call has one answer", fix="ask several times")
         request = self._addressed(request)
         body = request_body(request)
         digest = request_hash(body)
@@ -154,6 +157,7 @@ class RecordedModel:
 
     async def _live(self, request: ChatRequest, claim: Claim) -> AsyncGenerator[ChatChunk, None]:
         texts: list[str] = []
+        thoughts: list[str] = []
         calls: list[ToolCall] = []
         try:
             async with aclosing(self._tried(request)) as chunks:
@@ -161,11 +165,14 @@ class RecordedModel:
                     if claim.kept:
                         continue  # Nothing follows the last chunk; the model may end in its own time.
                     texts.append(chunk.text)
+                    thoughts.append(chunk.reasoning)
                     calls.extend(chunk.tool_calls)
                     if chunk.finish_reason is not None:
                         reach("agent.model_answered")
                         usage = self._priced(chunk.usage or Usage())
-                        response = ChatResponse("".join(texts), tuple(calls), chunk.finish_reason, usage)
+                        response = ChatResponse(
+                            "".join(texts), tuple(calls), chunk.finish_reason, usage, "".join(thoughts)
+                        )
                         await self._finish(request, claim, usage, response=to_json(response))
                         chunk = dataclasses.replace(chunk, usage=usage)
                     yield chunk
@@ -213,4 +220,6 @@ def _replayed(done: RecordedCall) -> ChatChunk:
     if done.error is not None:
         raise error_from_json(done.error)
     response = from_json(ChatResponse, done.response or {"text": ""})
-    return ChatChunk(response.text, response.tool_calls, response.finish_reason, response.usage)
+    return ChatChunk(
+        response.text, response.tool_calls, response.finish_reason, response.usage, response.reasoning
+    )

@@ -84,24 +84,44 @@ def _text(content: Any) -> str:
 
 
 def request_to_wire(request: ChatRequest, model: str, stream: bool) -> dict[str, Any]:
-    wire: dict[str, Any] = {
-        "model": model,
-        "messages": [message_to_wire(message) for message in request.messages],
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "stream": stream,
-    }
-    if stream:
-        wire["stream_options"] = {"include_usage": True}
+    """The body of a call of `/chat/completions`, or of `/completions` where the request has a raw prompt.
+
+    What is at its default is left out, as some servers refuse fields that they do not know.
+    """
+    raw = list(request.prompt_ids) or request.prompt
+    sampling = request.sampling
     optional = {
         "max_tokens": request.max_tokens,
+        "top_p": request.top_p if request.top_p != 1 else None,
         "stop": list(request.stop) or None,
         "seed": request.seed,
+        "n": request.n if request.n > 1 else None,
         "response_format": request.response_format,
-        "tools": [tool_to_wire(tool) for tool in request.tools] or None,
-        "tool_choice": _choice_to_wire(request.tool_choice),
+        "top_k": sampling.top_k or None,
+        "min_p": sampling.min_p or None,
+        "repetition_penalty": sampling.repetition_penalty if sampling.repetition_penalty != 1 else None,
+        "presence_penalty": sampling.presence_penalty or None,
+        "frequency_penalty": sampling.frequency_penalty or None,
+        "logit_bias": sampling.logit_bias or None,
+        "stop_token_ids": list(sampling.stop_token_ids) or None,
+        "ignore_eos": sampling.ignore_eos or None,
+        "stream_options": {"include_usage": True} if stream else None,
     }
-    return wire | {key: value for key, value in optional.items() if value is not None}
+    chosen = _chat_to_wire(request) if raw is None else {"prompt": raw, "logprobs": request.logprobs}
+    wire = {"model": model, "temperature": request.temperature, "stream": stream}
+    return wire | {key: value for key, value in (chosen | optional).items() if value is not None}
+
+
+def _chat_to_wire(request: ChatRequest) -> dict[str, Any]:
+    """What only a call with messages has."""
+    return {
+        "messages": [message_to_wire(message) for message in request.messages],
+        "tools": [tool_to_wire(tool) for tool in request.tools] or None,
+        "tool_choice": _choice_to_wire(request.tool_choice) if request.tools else None,
+        "parallel_tool_calls": False if request.tools and not request.parallel_tool_calls else None,
+        "logprobs": None if request.logprobs is None else True,
+        "top_logprobs": request.logprobs or None,
+    }
 
 
 def tool_to_wire(tool: ToolSpec) -> dict[str, Any]:

@@ -48,8 +48,8 @@ async def list_approvals(
     limit: Annotated[int, Query(ge=1, le=200, description="Of runs, each with all that waits in it.")] = 50,
     offset: PageOffset = 0,
 ) -> list[ApprovalJson]:
-    """Everything that waits for a person, that of the newest runs first."""
-    filters = {"status": ("waiting",), "limit": limit, "offset": offset}
+    """Everything that waits for a person, that of the newest runs first, also where other steps are at work."""
+    filters = {"asking": True, "limit": limit, "offset": offset}
     records: list[RunRecord] = await desk.call("search", filters)
     found = await asyncio.gather(*(_waiting(desk, record) for record in records))
     return [approval for approvals in found for approval in approvals]

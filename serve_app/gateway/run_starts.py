@@ -1,10 +1,12 @@
 """Starting a run and waiting for it: what the routes, the commands of threads and OpenAI's API share."""
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import Sequence
 
 from coordinator.store.records import TERMINAL_STATUSES, RunRecord, StepRecord
+from coordinator.submission import Submission
 from manta.errors import InvalidInput, MantaError, NotFound
 from manta.ids import RunId, ThreadId
 from serve_app.gateway.deps import Desk
@@ -21,8 +23,13 @@ _THREADS_BY_KEY = uuid.UUID("5bd0b6f4-7a0e-5c0c-9d0a-3c3f4f7c2e11")
 
 async def submit(desk: Desk, body: RunCreate, key: str | None) -> RunRecord:
     """Hand a run to the coordinator; it is durable when this returns."""
-    thread = await _thread(desk, body, key)
-    submission = body.submission(desk.caller, key, thread)
+    async with desk.starting_a_run() as cap:
+        thread = await _thread(desk, body, key)
+        submission = dataclasses.replace(body.submission(desk.caller, key, thread), cap=cap)
+        return await _sent(desk, submission)
+
+
+async def _sent(desk: Desk, submission: Submission) -> RunRecord:
     try:
         record: RunRecord = await desk.platform.coordinator.call("submit", submission)
     except NotFound as error:

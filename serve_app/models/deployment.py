@@ -10,13 +10,15 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
-from manta.config import EMBEDDED, EmbedderSettings, ModelSettings, ReplicaSettings
+from manta.config import EmbedderSettings, ModelSettings, ReplicaSettings
 from manta.errors import ModelError
 from manta.faults import note_side_effect, reach
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo, Price
 from manta.telemetry import configure_logging
 from serve_app.backends.build import build_backend
+from serve_app.models.choices import answers
 from serve_app.models.lease import within_lease
+from serve_app.models.placement import placement
 
 DEPLOYMENT = "model"
 LONGEST_GENERATION_S = 600.0
@@ -45,7 +47,7 @@ class ModelDeployment:
         hints = request.hints
         note_side_effect("model_call", run=hints.run, step=hints.step, epoch=hints.epoch, model=self._name)
         first = True
-        async with aclosing(within_lease(self._backend.stream(request), hints.deadline)) as chunks:
+        async with aclosing(within_lease(answers(self._backend.stream, request), hints.deadline)) as chunks:
             async for chunk in chunks:
                 yield chunk
                 if first:
@@ -55,6 +57,12 @@ class ModelDeployment:
     async def stats(self) -> dict[str, Any]:
         return {**self._backend.stats(), **_placement()}
 
+    def __del__(self) -> None:
+        """Serve calls it once the replica's streams have ended."""
+        backend = getattr(self, "_backend", None)
+        if backend is not None:
+            backend.stop()
+
     def check_health(self) -> None:
         if not self._backend.healthy:
             raise ModelError(f"the backend of {self._name} is broken", fix="the replica is replaced")
@@ -63,13 +71,11 @@ class ModelDeployment:
 class EmbedderDeployment:
     """Sentence embeddings, gathered into batches over all callers."""
 
-    def __init__(self, settings: EmbedderSettings, log_level: str) -> None:
+    def __init__(self, settings: EmbedderSettings, home: Path, log_level: str) -> None:
         configure_logging(log_level)
-        from serve_app.engine.embeddings import SentenceEmbedder
-        from serve_app.engine.weights import embedded_embedder_path
+        from serve_app.backends.embedder import load_embedder
 
-        path = embedded_embedder_path() if settings.source == EMBEDDED else Path(settings.source)
-        self._embedder = SentenceEmbedder.load(path, threads=settings.threads)
+        self._embedder = load_embedder(settings, home)
         self.embed_batch.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
 
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.005)
@@ -98,15 +104,12 @@ def model_application(name: str, settings: ModelSettings, log_level: str) -> ser
     return deployment.bind(name, settings, log_level)
 
 
-def embedder_application(settings: EmbedderSettings, log_level: str) -> serve.Application:
+def embedder_application(settings: EmbedderSettings, home: Path, log_level: str) -> serve.Application:
     deployment: Any = serve.deployment(name=DEPLOYMENT, **_options(settings.replicas))(EmbedderDeployment)
-    return deployment.bind(settings, log_level)
+    return deployment.bind(settings, home, log_level)
 
 
 def _options(replicas: ReplicaSettings) -> dict[str, Any]:
-    actor: dict[str, Any] = {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus}
-    if replicas.resources:
-        actor["resources"] = replicas.resources
     scale = AutoscalingConfig(
         min_replicas=replicas.min,
         initial_replicas=max(replicas.min, 1),
@@ -121,7 +124,7 @@ def _options(replicas: ReplicaSettings) -> dict[str, Any]:
         "autoscaling_config": scale,
         "max_ongoing_requests": replicas.max_ongoing,
         "max_queued_requests": replicas.max_queued,
-        "ray_actor_options": actor,
+        **placement(replicas),
         "graceful_shutdown_timeout_s": LONGEST_GENERATION_S,
         "health_check_period_s": 5,
     }

@@ -69,7 +69,8 @@ class ServeModel:
             self._replicas()
             response = self._streaming.stream.remote(request)
             async for chunk in response:
-                ended = chunk.finish_reason is not None
+                # The last of all; with several answers each of them has an end of its own before.
+                ended = chunk.usage is not None
                 yield chunk
         except (ray.exceptions.RayError, RayServeException) as error:
             raise _translated(self._name, error) from None

@@ -1,6 +1,7 @@
 """Our models under LangChain's interface: nothing is lost on the way there and back."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -15,10 +16,20 @@ from langchain_core.messages import (
 from langchain_core.tools import tool as langchain_tool
 from pydantic import BaseModel
 
-from agents.chat_model import MantaChatModel, to_langchain, to_manta
+from agents.chat_model import MantaChatModel
+from agents.langchain_messages import to_langchain, to_manta
 from agents.scripted import ScriptedModel, ScriptedStep
 from manta.errors import InvalidInput, ModelError, PlatformError
-from manta.messages import ChatMessage, ChatRequest, ToolCall, ToolSpec
+from manta.messages import (
+    ChatChunk,
+    ChatMessage,
+    ChatRequest,
+    Sampling,
+    TokenLogprob,
+    ToolCall,
+    ToolSpec,
+    Usage,
+)
 from tools.toolbox import tool
 
 CONVERSATION = (
@@ -228,3 +239,55 @@ def test_a_request_has_no_message_ids():
     model, _ = scripted()
     request: ChatRequest = model._request([HumanMessage("x", id="random")], None, {})
     assert request == ChatRequest((ChatMessage("user", "x"),), model="small")
+
+
+class Thinks:
+    """A model that thinks before it speaks, and tells how sure it was."""
+
+    def __init__(self) -> None:
+        self.requests: list[ChatRequest] = []
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
+        self.requests.append(request)
+        yield ChatChunk(reasoning="hm ")
+        yield ChatChunk(reasoning="so")
+        for text, logprob in (("a", -0.5), ("b", -1.0)):
+            yield ChatChunk(text, logprobs=(TokenLogprob(text, 7, logprob, (["x", 8, -3.0],)),))
+        yield ChatChunk(finish_reason="stop", usage=Usage(3, 2))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_reasoning_and_logprobs_are_where_other_classes_have_them(streamed: bool):
+    model = MantaChatModel(model=Thinks(), model_name="thinks", logprobs=True, top_logprobs=1)
+    if streamed:
+        pieces = [piece async for piece in model.astream("hi")]
+        answer: AIMessage = pieces[0]
+        for piece in pieces[1:]:
+            answer = answer + piece  # type: ignore[assignment,operator]
+    else:
+        answer = await model.ainvoke("hi")
+    assert (answer.text, answer.additional_kwargs["reasoning_content"]) == ("ab", "hm so")
+    told = answer.response_metadata["logprobs"]["content"]
+    assert [(t["token"], t["logprob"]) for t in told] == [("a", -0.5), ("b", -1.0)]
+    assert told[0]["top_logprobs"] == [{"token": "x", "logprob": -3.0}]
+    assert model.model.requests[0].logprobs == 1
+
+
+async def test_sampling_can_be_given_with_a_call():
+    inner = Thinks()
+    model = MantaChatModel(model=inner, sampling=Sampling(min_p=0.1))
+    await model.ainvoke("hi", top_k=5, stop_token_ids=[2], parallel_tool_calls=False)
+    (request,) = inner.requests
+    assert request.sampling == Sampling(top_k=5, min_p=0.1, stop_token_ids=(2,))
+    assert (request.parallel_tool_calls, request.logprobs) == (False, None)
+    with pytest.raises(InvalidInput, match="one answer"):
+        await model.ainvoke("hi", n=2)
+
+
+def test_without_a_loop_pieces_come_one_by_one_and_leaving_closes_the_model():
+    model, inner = scripted(ScriptedStep(text="one two three"), ScriptedStep(text="one two three"))
+    assert [piece.text for piece in model.stream("hi")][:3] == ["one ", "two ", "three"]
+    stream = model.stream("hi")
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert inner.cut_short == 1

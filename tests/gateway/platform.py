@@ -4,7 +4,7 @@ import asyncio
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from manta.clock import SystemClock
 from manta.config import LimitSettings
 from manta.errors import MantaError, NotFound, Unavailable
 from manta.graph import Names, parse_graph
-from manta.messages import Task
+from manta.messages import ChatChunk, ChatRequest, Task
 from manta.protocols import ChatModel
 from serve_app.gateway.app import build_api
 from serve_app.gateway.deps import Platform
+from serve_app.models.choices import answers
 from tests.coordinator.functions import FunctionRuntime
 from tests.tools.hashing_embedder import HashingEmbedder
 from tools.actor import RemoteDocuments
@@ -59,6 +60,9 @@ class LocalModel:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
+
+    def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
+        return answers(self._model.stream, request)
 
     async def ping(self) -> bool:
         return True
@@ -114,6 +118,12 @@ GRAPHS: dict[str, dict[str, Any]] = {
     # The one that runs when none is named.
     "research_report": {"steps": [{"id": "work", "agent": "echo", "input": {"value": "${input}"}}]},
     "fail": {"steps": [{"id": "work", "agent": "fail", "input": {"value": "${input}"}}]},
+    "ask-beside": {
+        "steps": [
+            {"id": "check", "approval": {"question": "Meanwhile?"}},
+            {"id": "work", "agent": "hold", "input": {"value": 1}},
+        ]
+    },
     # Fails at its first try only, and says how often it was asked.
     "flaky": {"steps": [{"id": "work", "agent": "flaky"}]},
     # Waits for a person.
@@ -226,7 +236,14 @@ async def start(
 class Visitor:
     """A client that sees each piece of an answer as it comes, and can leave in the middle."""
 
-    def __init__(self, api: FastAPI, path: str, body: Any = None, method: str = "POST") -> None:
+    def __init__(
+        self,
+        api: FastAPI,
+        path: str,
+        body: Any = None,
+        method: str = "POST",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._inbox.put_nowait(
@@ -243,7 +260,11 @@ class Visitor:
             "query_string": b"",
             "root_path": "",
             "scheme": "http",
-            "headers": [(b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json")],
+            "headers": [
+                (b"host", b"127.0.0.1:8000"),
+                (b"content-type", b"application/json"),
+                *((name.encode(), value.encode()) for name, value in (headers or {}).items()),
+            ],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 8000),
         }

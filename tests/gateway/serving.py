@@ -85,13 +85,13 @@ class Apart:
 
 @contextmanager
 def served_apart(
-    folder: Path, models: Mapping[str, ChatModel], *, curtailed: bool = False
+    folder: Path, models: Mapping[str, ChatModel], *, curtailed: bool = False, **options: Any
 ) -> Iterator[Apart]:
     found: list[Apart] = []
     ready, enough = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        local, stop = await start(folder, models)
+        local, stop = await start(folder, models, **options)
         app = Curtailed(local.api) if curtailed else local.api
         async with served(local, app) as address:
             found.append(Apart(address, local, asyncio.get_running_loop()))

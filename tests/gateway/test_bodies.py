@@ -100,11 +100,16 @@ async def test_json_that_cannot_be_kept_is_refused(local: Local, path: str, body
     assert await local.json("POST", "/runs/search", json={}) == []
 
 
-@pytest.mark.parametrize(("path", "status"), [("/runs", 422), ("/v1/chat/completions", 400)])
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [("/runs", 422, "invalid_input"), ("/v1/chat/completions", 400, "invalid_type")],
+)
 @pytest.mark.parametrize("body", NO_OBJECT.values(), ids=NO_OBJECT.keys())
-async def test_json_that_is_no_object_does_not_fit(local: Local, path: str, status: int, body: bytes):
+async def test_json_that_is_no_object_does_not_fit(
+    local: Local, path: str, status: int, said: str, body: bytes
+):
     answer = await local.json("POST", path, status, content=body, headers=JSON)
-    assert code(path, answer) == "invalid_input"
+    assert code(path, answer) == said
 
 
 async def test_a_nul_that_is_only_written_out_passes(local: Local):

@@ -58,6 +58,20 @@ async def test_approvals_are_listed_newest_first_and_paged(local: Local):
     assert await local.json("POST", "/runs/search", json={"reason": "waiting", "status": "success"}) == []
 
 
+async def test_a_question_is_listed_while_other_steps_of_its_run_work(local: Local):
+    run = (await local.json("POST", "/runs", json={"agent_id": "ask-beside"}))["run_id"]
+
+    async def asked() -> bool:
+        return [found["run_id"] for found in await local.json("GET", "/approvals")] == [run]
+
+    await eventually(asked, "the question being listed")
+    assert (await local.json("GET", f"/runs/{run}"))["state"] == "running"
+    await local.json("POST", f"/runs/{run}/decisions", json={"action": "approve"})
+    local.release.set()
+    assert (await finished(local, run))["run"]["status"] == "success"
+    assert await local.json("GET", "/approvals") == []
+
+
 @pytest.mark.parametrize(
     ("decision", "status", "value"),
     [

@@ -57,3 +57,15 @@ def test_the_page_shows_runs_questions_and_feedback(platform: Apart, tmp_path: P
         over = seen(platform, tmp_path, f"#{done.id}")
         assert "★★★★ good &lt;i&gt;one&lt;/i&gt;" in over
         assert "<button>★★★★★</button>" in over
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no browser: chromium or google-chrome")
+@pytest.mark.timeout(400)
+def test_the_page_asks_for_a_key_where_one_is_needed(tmp_path: Path):
+    sleeper = SleepBackend("sleeper", ModelSettings(backend="sleep"))
+    (tmp_path / "platform").mkdir()
+    with served_apart(tmp_path / "platform", {"sleeper": sleeper}, keys_always=True) as guarded:
+        page = seen(guarded, tmp_path / "browser")
+    assert "This platform asks for an API key." in page
+    assert '<input id="key" type="password"' in page
+    assert "● coordinator" in page

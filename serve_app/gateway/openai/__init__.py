@@ -1,0 +1,11 @@
+"""Models and graphs in the shapes of OpenAI's API."""
+
+from fastapi import APIRouter
+
+from serve_app.gateway.bodies import StrictRoute
+from serve_app.gateway.openai import chat, completions, embeddings, models, responses
+from serve_app.gateway.openai.embeddings import EMBEDDING_MODEL as EMBEDDING_MODEL
+
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictRoute)
+for _room in (models, chat, completions, responses, embeddings):
+    router.include_router(_room.router)

@@ -1,0 +1,86 @@
+"""Who answers: a model by its name, or a graph as `manta/NAME`."""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.store.records import RunRecord
+from manta.errors import InvalidInput, NotFound
+from manta.graph import Graph
+from manta.ids import RunId
+from manta.messages import ChatChunk, ChatRequest
+from serve_app.gateway.deps import Desk, Platform
+from serve_app.gateway.errors import BadField
+from serve_app.gateway.openai.bodies import RunOptions
+from serve_app.gateway.openai.graph_inputs import GRAPH_PREFIX, check_request, does_not_fit, graph_input
+from serve_app.gateway.openai.graph_runs import run_answer
+from serve_app.gateway.run_bodies import RunCreate
+from serve_app.gateway.run_starts import submit
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """An answer on its way; `run` is there where a graph gives it."""
+
+    chunks: AsyncGenerator[ChatChunk, None]
+    run: RunId | None = None
+
+
+def is_graph(name: str, platform: Platform) -> bool:
+    return name.startswith(GRAPH_PREFIX) and name not in platform.models.names
+
+
+async def graphs(platform: Platform) -> list[Graph]:
+    found: list[Graph] = await platform.coordinator.call("graphs")
+    return found
+
+
+async def graph_behind(name: str, platform: Platform) -> Graph:
+    """Raises NotFound, code `model_not_found`."""
+    there = await graphs(platform)
+    for graph in there:
+        if f"{GRAPH_PREFIX}{graph.name}" == name:
+            return graph
+    known = ", ".join(sorted(f"{GRAPH_PREFIX}{graph.name}" for graph in there))
+    raise NotFound(f"there is no model {name!r}", fix=f"graphs: {known}", code="model_not_found")
+
+
+async def answering(
+    desk: Desk,
+    name: str,
+    request: ChatRequest,
+    options: RunOptions | None,
+    metadata: Mapping[str, str] | None,
+) -> Answering:
+    """The answer of the model or graph of that name. A graph's run is durable when this returns.
+
+    Raises:
+        NotFound: there is none.
+        BadField: the request is not for a graph, or its options not for a model.
+    """
+    if not is_graph(name, desk.platform):
+        if options is not None:
+            raise BadField(f"{name} is a model, not a graph", fix="leave manta out", param="manta")
+        return Answering(desk.platform.models.get(name).stream(request))
+    graph = await graph_behind(name, desk.platform)
+    check_request(graph, request)
+    record = await _started(desk, graph, request, options or RunOptions(), dict(metadata or {}))
+    return Answering(run_answer(desk, record), RunId(record.id))
+
+
+async def _started(
+    desk: Desk, graph: Graph, request: ChatRequest, options: RunOptions, metadata: dict[str, Any]
+) -> RunRecord:
+    body = RunCreate(
+        agent_id=graph.name,
+        input=graph_input(graph, request.messages, options.input),
+        metadata=metadata,
+        thread_id=options.thread_id,
+        budget=options.budget,
+        priority=options.priority,
+        timeout_s=options.timeout_s,
+    )
+    try:
+        return await submit(desk, body, None)
+    except InvalidInput as error:
+        raise does_not_fit(error.message) from None
