@@ -56,7 +56,7 @@ class Client(ClientCore):
 
     Args:
         base_url: where the platform is; None takes it from `manta.yaml` and the environment.
-        api_key: sent as a bearer token.
+        api_key: sent as a bearer token; None takes `MANTA_API_KEY` from the environment.
         patience_s: how long a stream or a wait survives a platform that is away.
 
     Every method raises the MantaError the service describes, `platform_unreachable` when nothing answers.

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from manta.config import load_settings
+from manta.config import client_key, load_settings
 from manta.errors import MantaError, PlatformError, Unavailable
 from manta.messages import ChatMessage
 from manta.sse import Follower, Patience
@@ -29,6 +29,7 @@ class ClientCore:
 
     def __init__(self, base_url: str | None, api_key: str | None, patience_s: float) -> None:
         self.base_url = (base_url or load_settings().address).rstrip("/")
+        api_key = api_key or client_key()
         self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.patience_s = patience_s
         self.met = False

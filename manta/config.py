@@ -4,6 +4,7 @@ The only module that may look at the environment. Precedence: command line, envi
 """
 
 import functools
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from manta.model_settings import ReplicaSettings as ReplicaSettings
 from manta.model_settings import Section as Section
 
 SETTINGS_FILE = "manta.yaml"
+Origin = Annotated[str, Field(pattern=r"^https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?$")]
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
@@ -48,6 +50,17 @@ class ServerSettings(Section):
     allowed_hosts: tuple[str, ...] = ()
     """Names besides loopback's by which a gateway on loopback is reached through a proxy; `*` is any."""
     port: int = Field(8000, ge=1, le=65535)
+    cors_origins: tuple[Origin, ...] = ()
+    """Web pages that may use the API from a browser: `https://app.example.com`. None: no page but its own may."""
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine reaches the gateway."""
+        host = self.host.strip("[]").lower()
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
 
 class RaySettings(Section):
@@ -229,6 +242,11 @@ def secret(name: str, environment: Mapping[str, str] | None = None) -> str:
             f"the environment variable {name} is not set", fix=f"export {name}=... before `manta up`"
         )
     return value
+
+
+def client_key(environment: Mapping[str, str] | None = None) -> str | None:
+    """The API key that clients send unless they are told one: `MANTA_API_KEY`."""
+    return (os.environ if environment is None else environment).get("MANTA_API_KEY") or None
 
 
 def ray_token_file(settings: Settings) -> Path:

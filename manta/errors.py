@@ -10,14 +10,17 @@
     ├── Conflict                    409: the thing is in another state
     │   └── IdempotencyConflict     422: the key was used with another body
     ├── Unauthorized                401
+    ├── Forbidden                   403: the key is not for this
     ├── StaleEpoch                  409: a zombie writes after it was fenced
     ├── Unavailable                 503: try again later
     │   ├── StorageUnavailable      the journal cannot be written
     │   ├── CoordinatorUnavailable  the coordinator does not answer
-    │   └── Overloaded              429: too much is queued
+    │   ├── Overloaded              429: too much is queued
+    │   └── RateLimited             429: the key asks too often, or for too much at once
     ├── PlatformError               starting, finding or stopping the platform
     ├── ModelError                  502: a model could not answer
     │   ├── ModelLoadError          its files are missing or broken
+    │   ├── ReplicaLost             the process that was answering is gone; another takes its place
     │   ├── ContextLengthExceeded   400: the prompt does not fit
     │   └── RemoteModelError        a remote server refused or cannot be reached
     ├── ToolError                   a tool could not do its work; agents see it as a result
@@ -50,6 +53,8 @@ class MantaError(Exception):
     http_status: ClassVar[int] = 500
     retryable: bool = False
     """Whether the same request may succeed later. A class's own; `error_from_json` keeps what the sender said."""
+    retry_after_s: float | None = None
+    """Seconds until it may, where whoever raises it knows; told by HTTP's `Retry-After`, not in JSON."""
 
     def __init__(self, message: str, *, fix: str = "", code: str | None = None) -> None:
         # Everything goes to the base constructor: pickle rebuilds an exception from its args.
@@ -59,7 +64,7 @@ class MantaError(Exception):
         self.code = code or type(self).code
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.fix, self.code, self.retryable)
+        return _rebuild, (type(self), self.message, self.fix, self.code, self.retryable, self.retry_after_s)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" + (f" ({self.fix})" if self.fix else "")
@@ -68,9 +73,17 @@ class MantaError(Exception):
         return {"code": self.code, "message": self.message, "fix": self.fix, "retryable": self.retryable}
 
 
-def _rebuild(kind: type[MantaError], message: str, fix: str, code: str, retryable: bool) -> MantaError:
+def _rebuild(
+    kind: type[MantaError],
+    message: str,
+    fix: str,
+    code: str,
+    retryable: bool,
+    retry_after_s: float | None = None,
+) -> MantaError:
     error = kind(message, fix=fix, code=code)
     error.retryable = retryable
+    error.retry_after_s = retry_after_s
     return error
 
 
@@ -115,6 +128,11 @@ class Unauthorized(MantaError):
     http_status = 401
 
 
+class Forbidden(MantaError):
+    code = "insufficient_scope"
+    http_status = 403
+
+
 class StaleEpoch(MantaError):
     code = "stale_epoch"
     http_status = 409
@@ -139,6 +157,11 @@ class Overloaded(Unavailable):
     http_status = 429
 
 
+class RateLimited(Unavailable):
+    code = "rate_limited"
+    http_status = 429
+
+
 class PlatformError(MantaError):
     code = "platform_error"
 
@@ -152,6 +175,10 @@ class ModelError(MantaError):
 class ModelLoadError(ModelError):
     code = "model_load_error"
     retryable = False
+
+
+class ReplicaLost(ModelError):
+    code = "replica_lost"
 
 
 class ContextLengthExceeded(ModelError):

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from manta.batch import BatchProgress, parse_progress
-from manta.config import load_settings
+from manta.config import client_key, load_settings
 from manta.errors import InvalidInput, NotFound, PlatformError
 from manta.platform_process import PlatformInfo, running
 
@@ -64,7 +64,9 @@ def submit_batch(
     with _refusals(job):
         client = _sdk(job)
         _while_no_agent(
-            lambda: client.submit_job(entrypoint=entrypoint, submission_id=job.id, metadata=metadata)
+            lambda: client.submit_job(
+                entrypoint=entrypoint, submission_id=job.id, metadata=metadata, runtime_env=_environment()
+            )
         )
     return job
 
@@ -132,6 +134,12 @@ def _entrypoint(platform: PlatformInfo, tasks: Path, graph: str, out: Path, conc
     program += [word for name, value in options.items() for word in (name, str(value))]
     prefix = f"cd {shlex.quote(str(Path(__file__).resolve().parents[1]))} && exec " if here else ""
     return prefix + shlex.join(program)
+
+
+def _environment() -> dict[str, Any]:
+    """The job is a client like this one, with its key. Whoever can look at Ray's jobs can run code there anyway."""
+    key = client_key()
+    return {"env_vars": {"MANTA_API_KEY": key}} if key else {}
 
 
 def _sdk(job: Job) -> Any:

@@ -129,7 +129,7 @@ def _model_targets(composition: Composition) -> list[RunTarget]:
         RunTarget(model_application(name, composition.model(name), settings.log_level), model_app(name), None)
         for name in settings.models
     ]
-    embedder = embedder_application(composition.embedder(), settings.log_level)
+    embedder = embedder_application(composition.embedder(), settings.home, settings.log_level)
     return [*targets, RunTarget(embedder, EMBEDDER_APP, None)]
 
 

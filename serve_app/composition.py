@@ -10,6 +10,7 @@ from agents.context import LocalArtifacts
 from agents.host import HostParts
 from agents.hosting import Hosting
 from coordinator.graph_library import load_library
+from coordinator.key_check import check_keys
 from coordinator.submission import check_schemas
 from coordinator.webhook_post import signing_keys
 from manta.clock import SystemClock
@@ -53,6 +54,8 @@ class Composition:
             embedder=ServeEmbedder(),
             default_model=self.settings.default_model,
             allowed_hosts=self._allowed_hosts(),
+            keys_always=not self.settings.server.on_loopback,
+            cors_origins=self.settings.server.cors_origins,
         )
 
     def _allowed_hosts(self) -> tuple[str, ...]:
@@ -93,11 +96,12 @@ class Composition:
         """What can be known to be wrong before anything is started.
 
         Raises:
-            InvalidGraph, InvalidConfig, ModelLoadError: the first thing that is.
+            InvalidGraph, InvalidConfig, ModelLoadError, StorageUnavailable: the first thing that is.
         """
         self.graphs()
         self.shipped_folder()
         signing_keys(self.settings.webhooks)
+        check_keys(self.settings)
         for name in self.settings.models:
             self.model(name)
         self.embedder()
@@ -105,6 +109,9 @@ class Composition:
     def model(self, name: str) -> ModelSettings:
         """A model's settings with its checkpoint's path made whole: replicas run elsewhere than here."""
         model = self.settings.models[name]
+        local = self.settings.project / Path(model.source).expanduser()
+        if model.backend == "server" and local.exists():
+            return model.model_copy(update={"source": str(local)})
         if model.backend != "torch" or model.source == EMBEDDED:
             return model
         return model.model_copy(update={"source": self._checkpoint(model.source, f"models.{name}.source")})

@@ -40,6 +40,17 @@ try:
 except MantaError as error:
     print(json.dumps(error.to_json()))
 """
+_KEYS = """
+import json, sys
+from coordinator.key_check import check_keys
+from manta.config import Settings
+from manta.errors import MantaError
+try:
+    check_keys(Settings.model_validate_json(sys.stdin.read()))
+    print(json.dumps({}))
+except MantaError as error:
+    print(json.dumps(error.to_json()))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +73,7 @@ def all_checks(settings: Settings) -> list[Callable[[], Check]]:
         lambda: check_home(settings.home),
         lambda: check_disk(settings.home),
         lambda: check_port(settings, up is not None),
+        lambda: check_keys(settings),
         check_sandbox,
         lambda: check_models(settings),
         lambda: check_gpu(settings),
@@ -128,6 +140,19 @@ def check_port(settings: Settings, platform_up: bool) -> Check:
     except MantaError as error:
         return Check("port", "fail", error.message, error.fix)
     return Check("port", "ok", f"{port} is free")
+
+
+def check_keys(settings: Settings) -> Check:
+    """Others than this machine may reach the gateway only with keys."""
+    if settings.server.on_loopback:
+        return Check("keys", "skip", "the gateway is on loopback: it starts without")
+    # Not in the command line, which everybody can read: the journal's address may hold a password.
+    answer = _ask(_KEYS, settings.model_dump_json())
+    if isinstance(answer, str):
+        return Check("keys", "fail", answer, "pip install 'manta[platform]', or make setup")
+    if answer:
+        return Check("keys", "fail", answer["message"], answer["fix"])
+    return Check("keys", "ok", f"{settings.server.host} is reached with a key")
 
 
 def check_sandbox() -> Check:
@@ -219,12 +244,12 @@ def _gpus() -> list[str]:
     )
 
 
-def _ask(program: str) -> Any:
-    """The JSON that a small Python program prints; when it fails, the last line of its complaint as text."""
+def _ask(program: str, given: str = "") -> Any:
+    """The JSON that a small Python program prints to what it is `given`; the last line of its complaint as text."""
     command = [sys.executable, "-c", program]
     try:
         answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
+            command, input=given, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)

@@ -14,6 +14,8 @@ from manta.cli import (
     docs,
     doctor,
     gc,
+    gpus,
+    keys,
     platform,
     replay,
     run,
@@ -66,7 +68,12 @@ def options(
     ] = None,
     url: Annotated[str, typer.Option("--url", help="A platform elsewhere, http://host:port.")] = "",
     api_key_env: Annotated[
-        str, typer.Option("--api-key-env", metavar="NAME", help="Environment variable that holds its key.")
+        str,
+        typer.Option(
+            "--api-key-env",
+            metavar="NAME",
+            help="Environment variable that holds its key. Default: MANTA_API_KEY.",
+        ),
     ] = "",
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
@@ -96,6 +103,8 @@ app.command("down", rich_help_panel="Platform")(platform.down)
 app.command("status", rich_help_panel="Platform")(platform.status)
 app.command("doctor", rich_help_panel="Platform")(doctor.doctor)
 app.command("gc", rich_help_panel="Platform")(gc.gc)
+app.command("gpus", rich_help_panel="Platform")(gpus.gpus)
+app.add_typer(keys.app, name="keys", rich_help_panel="Platform")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import httpx
 
 from manta.errors import (
     Conflict,
+    Forbidden,
     InvalidInput,
     MantaError,
     NotFound,
@@ -23,6 +24,7 @@ T = TypeVar("T")
 _BY_STATUS: dict[int, type[MantaError]] = {
     400: InvalidInput,
     401: Unauthorized,
+    403: Forbidden,
     404: NotFound,
     409: Conflict,
     422: InvalidInput,

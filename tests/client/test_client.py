@@ -295,6 +295,18 @@ def test_the_key_is_sent_as_a_bearer_token(make, platform: PlatformDouble):
     assert platform.requests[-1][2]["authorization"] == "Bearer s3cret"
 
 
+def test_the_key_of_the_environment_is_sent_unless_another_is_given(
+    make, platform: PlatformDouble, monkeypatch: pytest.MonkeyPatch
+):
+    make(platform.url).ready()
+    assert "authorization" not in platform.requests[-1][2]
+    monkeypatch.setenv("MANTA_API_KEY", "mk_mine")
+    make(platform.url).ready()
+    assert platform.requests[-1][2]["authorization"] == "Bearer mk_mine"
+    make(platform.url, api_key="s3cret").ready()
+    assert platform.requests[-1][2]["authorization"] == "Bearer s3cret"
+
+
 def _closed_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -112,6 +112,16 @@ SCALING = {
 ON_GPUS = {"backend": "sleep", "replicas": {"min": 2, "max": 2, "num_cpus": 0.05, "num_gpus": 1}}
 
 
+def _own_server(folder: Path) -> dict[str, object]:
+    """A model whose replica starts a server; see `tests.backends.server_double`."""
+    double = [str(ROOT / "tests/backends/server_double.py"), "--notes", str(folder / "server_notes")]
+    return {
+        "backend": "server",
+        "launch": {"command": ["{python}", *double, "--port", "{port}"], "grace_s": 1},
+        "replicas": {"num_cpus": 0.02},
+    }
+
+
 def _elsewhere(url: str) -> dict[str, object]:
     """Models of another server, and one where none listens."""
     replicas = {"num_cpus": 0.02}
@@ -138,7 +148,13 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]
     itself = f"http://127.0.0.1:{port}/v1"
     extra = {
         "ray": {"dashboard_port": 0, "num_gpus": 2, "num_cpus": 4, "resources": {"lab": 2}},
-        "models": {"slow": SLOW, "scaling": SCALING, "on-gpus": ON_GPUS, **_elsewhere(itself)},
+        "models": {
+            "slow": SLOW,
+            "scaling": SCALING,
+            "on-gpus": ON_GPUS,
+            "child": _own_server(folder),
+            **_elsewhere(itself),
+        },
         "agents": {
             "talker": {"use": "probes:talker", "model": "slow"},
             "writer-of-notes": {"use": "probes:noter"},

@@ -93,11 +93,12 @@ def _dot(a: list[float], b: list[float]) -> float:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"messages": []}, "invalid_input"),
-        ({"max_tokens": 0}, "invalid_input"),
-        ({"temperature": 9}, "invalid_input"),
-        ({"n": 2}, "invalid_input"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "invalid_input"),
+        ({"messages": []}, "invalid_value"),
+        ({"max_tokens": 0}, "invalid_value"),
+        ({"temperature": 9}, "invalid_value"),
+        ({"n": 9}, "invalid_value"),
+        ({"extra_body": {"unheard_of": 1}}, "unknown_parameter"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "invalid_value"),
         ({"messages": [{"role": "user", "content": "word " * 20_000}]}, "context_length_exceeded"),
     ],
 )
@@ -106,3 +107,20 @@ def test_refusals_have_openais_shape(api: openai.OpenAI, change: dict, code: str
         api.chat.completions.create(**{"model": "smollm2", "messages": QUESTION, **change})
     assert refused.value.code == code
     assert refused.value.type == "invalid_request_error"
+
+
+def test_several_answers_and_raw_completions(api: openai.OpenAI):
+    several = api.chat.completions.create(model="smollm2", messages=QUESTION, n=3, seed=1, max_tokens=8)
+    assert [choice.index for choice in several.choices] == [0, 1, 2]
+    raw = api.completions.create(model="smollm2", prompt="One, two, three,", temperature=0, max_tokens=4)
+    assert "four" in raw.choices[0].text
+
+
+def test_a_graph_streams_its_progress_before_its_answer(api: openai.OpenAI):
+    stream = api.chat.completions.create(model="manta/chain", messages=QUESTION, stream=True)
+    deltas = [chunk.choices[0].delta for chunk in stream]
+    told = [getattr(delta, "reasoning_content", None) for delta in deltas]
+    first_text = next(index for index, delta in enumerate(deltas) if delta.content)
+    assert any(text and "ask: started" in text for text in told[:first_text])
+    response = api.responses.create(model="manta/chain", input="What is the capital of France?")
+    assert response.output_text

@@ -1,14 +1,16 @@
-"""A better model is configuration only: another Manta as a remote server, and a vendor through LangChain.
+"""A better model is configuration only: another Manta as a remote server, a vendor through LangChain, a server
+that a replica starts.
 
-Both point at this very platform's own OpenAI route, a real server that answers with the embedded model.
+The first two point at this very platform's own OpenAI route, a real server that answers with the embedded model.
 """
 
 import httpx
+import psutil
 import pytest
 
 from manta.client import Client
 from manta.errors import MantaError
-from tests.live.conftest import LivePlatform
+from tests.live.conftest import LivePlatform, eventually
 
 CAPITAL = "What is the capital of France?"
 
@@ -27,3 +29,52 @@ def test_a_wrong_address_is_one_clear_error(platform: LivePlatform, client: Clie
     assert "cannot be reached" in refused.value.message
     body = {"model": "nowhere", "messages": [{"role": "user", "content": "x"}]}
     assert httpx.post(f"{platform.url}/v1/chat/completions", json=body).status_code == 502
+
+
+def test_a_remote_manta_takes_raw_prompts_and_tells_log_probabilities(platform: LivePlatform):
+    body = {"prompt": "The capital of France is", "temperature": 0, "max_tokens": 4, "logprobs": 2}
+    answers = []
+    for model in ("smollm2", "remote"):
+        response = httpx.post(f"{platform.url}/v1/completions", json={**body, "model": model}, timeout=60)
+        assert response.status_code == 200, response.text
+        answers.append(response.json()["choices"][0])
+    ours, theirs = answers
+    assert theirs["text"] == ours["text"]
+    assert theirs["logprobs"]["tokens"] == ours["logprobs"]["tokens"]
+    assert theirs["logprobs"]["token_logprobs"] == pytest.approx(ours["logprobs"]["token_logprobs"], abs=0.05)
+
+
+def _servers(platform: LivePlatform) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+        except psutil.Error:
+            continue
+        # The keeper's line holds the server's.
+        ours = any(word.endswith("server_double.py") for word in line[:2])
+        if ours and str(platform.config.parent / "server_notes") in line:
+            found.append(process)
+    return found
+
+
+def _answers(client: Client) -> bool:
+    try:
+        return client.chat("hi", model="child").text.startswith("well ")
+    except MantaError:
+        return False
+
+
+def test_a_replica_starts_a_server_and_takes_it_along_when_it_is_killed(
+    platform: LivePlatform, client: Client
+):
+    assert client.chat("hi", model="child").text.startswith("well ")
+    (server,) = _servers(platform)
+    server.kill()
+    eventually(lambda: _answers(client), "the server's second start")
+    (server,) = _servers(platform)
+    (replica,) = platform.processes("ray::ServeReplica:model-child:")
+    replica.kill()
+    eventually(lambda: not server.is_running(), "the end of the killed replica's server")
+    eventually(lambda: _answers(client), "another replica with a server of its own")
+    assert len(_servers(platform)) == 1
