@@ -59,6 +59,9 @@ bench: setup-dev ## The benchmarks of docs/benchmarks.md; figures go to out/benc
 	@$(BIN)/python -m benchmarks.orchestration --kill
 	@$(BIN)/python -m benchmarks.scale --json out/benchmarks/scale.json
 	@$(BIN)/python -m benchmarks.scale --postgres --json out/benchmarks/takeover.json
+	@$(BIN)/python -m benchmarks.engine --serve --json out/benchmarks/engine.json
+	@$(BIN)/python -m benchmarks.embeddings --json out/benchmarks/embeddings.json
+	@$(BIN)/python -m benchmarks.sizing --json out/benchmarks/sizing.json
 
 chaos: setup-dev ## Random kills of everything for ROUNDS rounds (SEED=n repeats one); takes long
 	@$(BIN)/python -m tests.faults.chaos --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))

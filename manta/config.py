@@ -22,6 +22,7 @@ from manta.model_settings import Name as Name
 from manta.model_settings import PriceSettings as PriceSettings
 from manta.model_settings import ReplicaSettings as ReplicaSettings
 from manta.model_settings import Section as Section
+from manta.model_settings import check_fallbacks
 
 SETTINGS_FILE = "manta.yaml"
 Origin = Annotated[str, Field(pattern=r"^https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?$")]
@@ -181,6 +182,7 @@ class Settings(Section):
         for name, model in self.models.items():
             if model.backend == "remote" and not model.base_url:
                 raise ValueError(f"models.{name}: backend remote needs base_url")
+        check_fallbacks(self.models)
         if self.coordinator.replicas > 1 and not self.store_url.startswith("postgres"):
             raise ValueError("coordinator.replicas over 1 needs store_url with a PostgreSQL")
         return self

@@ -1,5 +1,6 @@
 """The settings of models and of the embedder: sections of `manta.yaml`, read by `manta.config`."""
 
+from collections.abc import Mapping
 from string import Formatter
 from typing import Annotated, Literal
 
@@ -83,6 +84,36 @@ class LaunchSettings(Section):
         return self
 
 
+class RetrySettings(Section):
+    """How often a model is asked, as long as nothing of an answer was seen."""
+
+    attempts: int = Field(3, ge=1, le=20)
+    first_delay_s: float = Field(0.5, ge=0)
+    factor: float = Field(2, ge=1, le=10)
+    """By which each pause is longer than the one before."""
+    max_delay_s: float = Field(8, ge=0)
+    jitter: float = Field(0.5, ge=0, le=1)
+    """The share of a pause that chance may take off."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "RetrySettings":
+        if self.max_delay_s < self.first_delay_s:
+            raise ValueError("retry.max_delay_s must be at least retry.first_delay_s")
+        return self
+
+
+class BreakerSettings(Section):
+    """When a model that fails is left in peace."""
+
+    failures: int = Field(5, ge=0)
+    """So many in the window; 0 is never."""
+    share: float = Field(0.5, ge=0, le=1)
+    """And at least this share of the calls in it."""
+    window_s: float = Field(30, gt=0)
+    pause_s: float = Field(10, gt=0)
+    """Then a single call tries it."""
+
+
 class ModelSettings(Section):
     """One model. `torch` runs it in the replica, `server` starts another inference server there and talks to it,
     `remote` calls an OpenAI-compatible server, `langchain` any vendor through `init_chat_model`, `sleep` is the
@@ -117,6 +148,12 @@ class ModelSettings(Section):
     tensor_parallel: int = Field(0, ge=0)
     """server: over how many of the replica's GPUs the model is spread; 0 is all."""
     price: PriceSettings = PriceSettings()
+    retry: RetrySettings = RetrySettings()
+    breaker: BreakerSettings = BreakerSettings()
+    fallbacks: tuple[Name, ...] = ()
+    """Models that answer in its place, in this order, each with its own fallbacks behind it."""
+    fallback_on_length: bool = False
+    """They are asked for prompts too that are too long for this one."""
     replicas: ReplicaSettings = ReplicaSettings()
 
     @model_validator(mode="after")
@@ -126,6 +163,30 @@ class ModelSettings(Section):
         if self.tensor_parallel > max(1, self.replicas.num_gpus):
             raise ValueError("tensor_parallel needs as many replicas.num_gpus")
         return self
+
+
+def check_fallbacks(models: Mapping[str, ModelSettings]) -> None:
+    """Raises ValueError: a fallback that is no model, is named twice, or leads back to where it is one."""
+    for name, model in models.items():
+        for fallback in model.fallbacks:
+            if fallback not in models:
+                raise ValueError(f"models.{name}.fallbacks: there is no model {fallback!r}")
+        if len(set(model.fallbacks)) < len(model.fallbacks):
+            raise ValueError(f"models.{name}.fallbacks names a model twice")
+    for name in models:
+        if name in _behind(name, models):
+            raise ValueError(f"models.{name}.fallbacks leads back to {name}")
+
+
+def _behind(name: str, models: Mapping[str, ModelSettings]) -> set[str]:
+    """Its fallbacks, theirs, and so on."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        fresh = set(models[waiting.pop()].fallbacks) - found
+        found |= fresh
+        waiting.extend(fresh)
+    return found
 
 
 class EmbedderSettings(Section):

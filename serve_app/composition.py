@@ -20,6 +20,7 @@ from manta.graph import Graph, Names, check_names
 from serve_app.coordinators import AnyCoordinator, coordinator_names
 from serve_app.gateway.deps import Platform
 from serve_app.gateway.guard import allowed_hosts
+from serve_app.models.calls.rules import call_rules
 from serve_app.models.handles import ServeEmbedder, ServeModels
 from tools.actor import RemoteDocuments
 
@@ -31,7 +32,8 @@ class Composition:
     settings: Settings
 
     def models(self) -> ServeModels:
-        return ServeModels(tuple(self.settings.models), self.settings.default_model)
+        settings = self.settings
+        return ServeModels(tuple(settings.models), settings.default_model, call_rules(settings.models))
 
     def host_parts(self) -> HostParts:
         """Called in each agent's process."""

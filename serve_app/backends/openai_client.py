@@ -10,7 +10,7 @@ import httpx
 from manta.errors import RemoteModelError
 from manta.messages import ChatChunk, ChatMessage, ChatRequest
 from serve_app.backends.openai_answers import Answer, server_sent
-from serve_app.backends.refusal import refusal
+from serve_app.backends.refusal import refusal, told_pause_s
 from serve_app.backends.server_dialects import spoken
 from serve_app.openai_wire import message_to_wire, request_to_wire
 
@@ -87,7 +87,9 @@ class OpenAIClient:
             async with self._http.stream("POST", path, json=body) as response:
                 if response.status_code != 200:
                     await response.aread()
-                    raise refusal(self._name, response.status_code, response.text, named_by="model")
+                    refused = refusal(self._name, response.status_code, response.text, named_by="model")
+                    refused.retry_after_s = told_pause_s(response.headers.get("retry-after", ""))
+                    raise refused
                 async for data in server_sent(response):
                     chunk = answer.add(data)
                     if chunk is not None:

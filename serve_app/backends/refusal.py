@@ -30,3 +30,8 @@ def refusal(name: str, status: int, text: str, named_by: str) -> ModelError:
     if status in (408, 409, 429) or status >= 500:
         return RemoteModelError(f"model {name}: the server answered {status}: {text}", fix="try again later")
     return Refused(f"model {name}: the server answered {status}: {text}", fix="see its documentation")
+
+
+def told_pause_s(header: str) -> float | None:
+    """The seconds of a `Retry-After`; None where it tells none, or a date, as no model's server does."""
+    return float(header) if header.strip().isascii() and header.strip().isdigit() else None

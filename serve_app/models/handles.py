@@ -1,14 +1,19 @@
 """Models and the embedder as others see them: protocols over Serve handles, found by name at run time."""
 
-from collections.abc import AsyncGenerator, Sequence
+import random
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import ray.exceptions
 from ray import serve
 from ray.serve.exceptions import BackPressureError, RayServeException
 
-from manta.errors import ModelError, NotFound, Unavailable
+from manta.clock import Clock, SystemClock
+from manta.errors import NotFound, ReplicaLost, Unavailable
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo
+from serve_app.models.calls.breaker import Breaker
+from serve_app.models.calls.resilient import Link, ResilientModel
+from serve_app.models.calls.rules import CallRules, chain
 from serve_app.models.deployment import DEPLOYMENT
 from tools.ray_calls import unwrap
 
@@ -80,16 +85,49 @@ class ServeModel:
                 response.cancel()
 
 
-class ServeModels:
-    """The models of the platform by name. Picklable; a handle is made where it is used, and kept."""
+class PlatformModel(ResilientModel):
+    """A model as agents and the gateway call it. What operators ask is about its own replicas only."""
 
-    def __init__(self, names: Sequence[str], default: str) -> None:
+    def __init__(self, served: ServeModel, links: Sequence[Link], **options: Any) -> None:
+        super().__init__(links, **options)
+        self._served = served
+
+    async def ping(self) -> None:
+        await self._served.ping()
+
+    async def stats(self) -> list[dict[str, Any]]:
+        return await self._served.stats()
+
+
+class ServeModels:
+    """The models of the platform by name. Picklable; a handle is made where it is used, and kept.
+
+    Tries and breakers are of this process: they are not shared with others, and begin anew with it.
+
+    Args:
+        rules: of each model's calls; the defaults for those that are not there.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        default: str,
+        rules: Mapping[str, CallRules] | None = None,
+        *,
+        clock: Clock | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
         self._names = tuple(names)
         self._default = default
-        self._made: dict[str, ServeModel] = {}
+        self._rules = dict(rules or {})
+        self._clock = clock or SystemClock()
+        self._chance = chance or random.Random()
+        self._served: dict[str, ServeModel] = {}
+        self._links: dict[str, Link] = {}
+        self._made: dict[str, PlatformModel] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ServeModels, (self._names, self._default)
+        return ServeModels, (self._names, self._default, self._rules)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,15 +136,37 @@ class ServeModels:
     def resolve(self, name: str) -> str:
         return name or self._default
 
-    def get(self, name: str) -> ServeModel:
+    def get(self, name: str) -> PlatformModel:
         name = self.resolve(name)
         if name not in self._names:
             raise NotFound(
                 f"there is no model {name!r}", fix=f"one of: {', '.join(self._names)}", code="model_not_found"
             )
         if name not in self._made:
-            self._made[name] = ServeModel(name)
+            self._made[name] = self._make(name)
         return self._made[name]
+
+    def _make(self, name: str) -> PlatformModel:
+        fallbacks = {other: rules.fallbacks for other, rules in self._rules.items()}
+        links = [self._link(other) for other in chain(name, fallbacks)]
+        return PlatformModel(
+            self._served[name],
+            links,
+            on_length=self._rules_of(name).on_length,
+            clock=self._clock,
+            chance=self._chance,
+        )
+
+    def _link(self, name: str) -> Link:
+        if name not in self._links:
+            rules = self._rules_of(name)
+            served = self._served[name] = ServeModel(name)
+            breaker = Breaker(name, rules.breaker, self._clock)
+            self._links[name] = Link(name, served, rules.retry, breaker)
+        return self._links[name]
+
+    def _rules_of(self, name: str) -> CallRules:
+        return self._rules.get(name, CallRules())
 
 
 class ServeEmbedder:
@@ -154,5 +214,5 @@ def _translated(name: str, error: Exception) -> Exception:
         )
     if isinstance(error, ray.exceptions.RayError | RayServeException):
         cause = " ".join(str(error).split())[:200]
-        return ModelError(f"a replica of {name} was lost: {cause}", fix="it is replaced; try again")
+        return ReplicaLost(f"a replica of {name} was lost: {cause}", fix="it is replaced; try again")
     return error

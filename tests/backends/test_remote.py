@@ -1,5 +1,6 @@
 """The remote backend against a real HTTP server: what it understands, and how it fails."""
 
+import pickle
 from typing import Any
 
 import pytest
@@ -295,3 +296,19 @@ async def test_a_server_in_trouble_is_asked_again_later():
         now = ASK_AGAIN_S
         assert await client.window() is None
         assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "told"), [("7", 7.0), ("", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None)]
+)
+async def test_the_pause_that_a_server_asks_for_is_told(header: str, told: float | None):
+    def busy(handler: Any, body: dict[str, Any]) -> None:
+        handler.send_response(429)
+        if header:
+            handler.send_header("Retry-After", header)
+        handler.end_headers()
+
+    with serving(busy) as url, pytest.raises(RemoteModelError) as refused:
+        await collect(backend(url))
+    assert refused.value.retry_after_s == told
+    assert pickle.loads(pickle.dumps(refused.value)).retry_after_s == told

@@ -123,11 +123,25 @@ def _own_server(folder: Path) -> dict[str, object]:
 
 
 def _elsewhere(url: str) -> dict[str, object]:
-    """Models of another server, and one where none listens."""
+    """Models of another server, and two where none listens; one of these has a fallback."""
     replicas = {"num_cpus": 0.02}
     return {
         "remote": {"backend": "remote", "base_url": url, "model": "smollm2", "replicas": replicas},
-        "nowhere": {"backend": "remote", "base_url": "http://127.0.0.1:9/v1", "replicas": replicas},
+        "nowhere": {
+            "backend": "remote",
+            "base_url": "http://127.0.0.1:9/v1",
+            "retry": {"attempts": 1},
+            "replicas": replicas,
+        },
+        "absent": {
+            "backend": "remote",
+            "base_url": "http://127.0.0.1:9/v1",
+            "fallbacks": ["smollm2"],
+            "retry": {"attempts": 2, "first_delay_s": 0.1},
+            # Once it is open it stays so.
+            "breaker": {"failures": 4, "window_s": 3600, "pause_s": 3600},
+            "replicas": replicas,
+        },
         "vendor": {
             "backend": "langchain",
             "source": "openai:smollm2",
@@ -160,6 +174,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]
             "writer-of-notes": {"use": "probes:noter"},
             "greeter": {"use": "probes:greeter"},
             "stranded": {"use": "probes:talker", "model": "nowhere", "options": {"model_attempts": 1}},
+            "helped": {"use": "probes:talker", "model": "absent", "options": {"model_attempts": 1}},
             "placed": {"use": "probes:placed", "size": 2, "resources": {"lab": 1}, "num_cpus": 0.05},
         },
         "tools": {"note": "probes:note"},

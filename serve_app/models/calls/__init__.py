@@ -1,0 +1,1 @@
+"""Calls of models that outlive a bad replica and a bad model: tries, breakers, fallbacks."""
