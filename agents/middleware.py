@@ -53,6 +53,22 @@ class ModelBudget(_Middleware):
         return await handler(request)
 
 
+class LookFirst(_Middleware):
+    """The first answer of a loop must be a tool call: who may choose might answer from memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked = False
+
+    async def awrap_model_call(
+        self, request: ModelRequest[None], handler: ModelHandler
+    ) -> ModelResponse[Any]:
+        if not self._looked and request.tools:
+            request = request.override(tool_choice="any")
+        self._looked = True
+        return await handler(request)
+
+
 class ToolRunner(_Middleware):
     """Runs the tools, recorded and within a budget. A tool's error is told to the model as its result."""
 

@@ -107,6 +107,8 @@ class Researcher:
             user=user.content,
             tools=self._setup.tools.with_tools(*tools),
             show_tokens=True,
+            # A finding stands on what was read.
+            look_first=True,
         )
         read = passages_in([call.result for call in watching.seen])
         return read, ground(text, read, PLAIN, echoes=[question])

@@ -28,6 +28,7 @@ async def run_tool_loop(
     max_tokens: int | None = None,
     temperature: float = 0.0,
     show_tokens: bool = False,
+    look_first: bool = False,
 ) -> Any:
     """Let the model work with tools until it answers.
 
@@ -39,6 +40,7 @@ async def run_tool_loop(
         max_tool_calls: tool calls at most; the model is told when none are left.
         max_tokens: tokens of one answer at most.
         show_tokens: hand the model's text to the context's watchers as it comes.
+        look_first: the first answer must be a tool call.
 
     Returns:
         The answer's text, or with a schema the checked JSON object.
@@ -64,6 +66,7 @@ async def run_tool_loop(
         max_tokens=max_tokens,
         temperature=temperature,
         show_tokens=show_tokens,
+        look_first=look_first,
     )
     messages: list[Any] = [HumanMessage(content=user)]
     while True:
@@ -95,13 +98,14 @@ async def _build(
     max_tokens: int | None,
     temperature: float,
     show_tokens: bool,
+    look_first: bool,
 ) -> Any:
     from langchain.agents import create_agent
     from langchain.agents.structured_output import ToolStrategy
     from langchain_core.tools import StructuredTool
 
     from agents.chat_model import MantaChatModel
-    from agents.middleware import ModelBudget, ToolRunner, WindowFit
+    from agents.middleware import LookFirst, ModelBudget, ToolRunner, WindowFit
 
     info = await context.model.info()
     reserve = max_tokens or min(RESERVE_TOKENS, info.context_window // 4)
@@ -126,6 +130,7 @@ async def _build(
         system_prompt=system,
         middleware=[
             ModelBudget(max_steps),
+            *([LookFirst()] if look_first else []),
             WindowFit(context.model, info.context_window, reserve),
             ToolRunner(context, toolbox, max_tool_calls),
         ],

@@ -86,6 +86,15 @@ async def test_a_loop_with_two_tools_finishes_and_replays_without_a_call(tmp_pat
     ]
 
 
+async def test_one_that_must_look_first_may_answer_only_then(tmp_path):
+    model = model_of(two_tool_script())
+    attempt = Attempt(model, LocalCallLog(), tmp_path)
+    await run_tool_loop(
+        attempt.context, system=SYSTEM, user="How many?", tools=Runs().tools(), look_first=True
+    )
+    assert [request.tool_choice for request in model.requests] == ["required", None, None]
+
+
 class Killed(Exception):
     """The end of a process, as far as the record can tell."""
 

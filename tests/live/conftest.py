@@ -175,6 +175,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]
             "greeter": {"use": "probes:greeter"},
             "stranded": {"use": "probes:talker", "model": "nowhere", "options": {"model_attempts": 1}},
             "helped": {"use": "probes:talker", "model": "absent", "options": {"model_attempts": 1}},
+            "finder": {"use": "agents.research:Researcher", "strategy": "agent", "model": "smollm2"},
             "placed": {"use": "probes:placed", "size": 2, "resources": {"lab": 1}, "num_cpus": 0.05},
         },
         "tools": {"note": "probes:note"},

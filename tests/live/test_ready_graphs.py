@@ -71,6 +71,15 @@ def test_tool_agent_computes_and_looks_up(client: Client, manuals: str):
     check_sources(known["sources"])
 
 
+def test_the_small_model_chooses_its_searches(client: Client, manuals: str):
+    run = client.run("finder", {"question": "How long does the Glow lamp shine?", "collection": manuals})
+    calls = client.calls(run.run.id)
+    assert any(call.kind == "tool" and call.name == "search_documents" for call in calls)
+    assert all(call.state == "done" for call in calls)
+    assert any("five hours" in sentence["text"] for sentence in run.output["sentences"])
+    check_sources(run.output["passages"])
+
+
 def test_self_consistency(client: Client):
     given = {"question": "Is ice cold?", "choices": ["yes", "no"], "samples": 3}
     found = output(client, "self_consistency", **given)
