@@ -1,6 +1,7 @@
 """Our own engine in the replica's process: bridges its thread to the replica's event loop."""
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from manta.config import EMBEDDED, ModelSettings
-from manta.errors import ContextLengthExceeded, InvalidInput, ModelError, RunCancelled
+from manta.errors import ContextLengthExceeded, InvalidInput, MantaError, ModelError, RunCancelled
 from manta.machine import usable_cores
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo, Usage
 from serve_app.backends.answer_parts import AnswerParts, Parts
@@ -94,13 +95,17 @@ class TorchBackend:
 
         self.engine.submit(wanted, arrived)
         answer = reading.parts()
+        told_at = 0.0
         try:
             while True:
-                output = await outputs.get()
-                chunk = _chunk(output, answer)
+                burst = await _burst(outputs, told_at + self._settings.stream_interval_s)
+                told_at = loop.time()
+                chunk = _together([_chunk(output, answer) for output in burst if not output.failed])
                 if chunk.text or chunk.reasoning or chunk.tool_calls or chunk.logprobs or chunk.finish_reason:
                     yield chunk
-                if output.finish_reason is not None:
+                if burst[-1].failed:
+                    raise _failure(burst[-1])
+                if burst[-1].finish_reason is not None:
                     return
         finally:
             # Also when the caller went away: an ended request is unknown to the engine, and that is fine.
@@ -166,11 +171,36 @@ def _deadline(request: ChatRequest) -> float | None:
     return time.monotonic() + request.hints.deadline - time.time()
 
 
-def _chunk(output: EngineOutput, answer: AnswerParts) -> ChatChunk:
-    if output.finish_reason == "error":
-        raise ModelError(f"the engine failed: {output.error}", fix="see the replica's log")
+async def _burst(outputs: asyncio.Queue[EngineOutput], until: float) -> list[EngineOutput]:
+    """The next output, and those that are there or come until then: each trip to the caller costs more than a token."""
+    burst = [await outputs.get()]
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(until):
+            while burst[-1].finish_reason is None:
+                burst.append(await outputs.get())
+    return burst
+
+
+def _together(chunks: Sequence[ChatChunk]) -> ChatChunk:
+    if len(chunks) == 1:
+        return chunks[0]
+    return ChatChunk(
+        text="".join(chunk.text for chunk in chunks),
+        tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
+        finish_reason=chunks[-1].finish_reason if chunks else None,
+        usage=chunks[-1].usage if chunks else None,
+        reasoning="".join(chunk.reasoning for chunk in chunks),
+        logprobs=tuple(logprob for chunk in chunks for logprob in chunk.logprobs),
+    )
+
+
+def _failure(output: EngineOutput) -> MantaError:
     if output.finish_reason == "cancelled":
-        raise RunCancelled("the generation was cancelled or its lease lapsed")
+        return RunCancelled("the generation was cancelled or its lease lapsed")
+    return ModelError(f"the engine failed: {output.error}", fix="see the replica's log")
+
+
+def _chunk(output: EngineOutput, answer: AnswerParts) -> ChatChunk:
     parts = answer.push(output.text)
     finish: str | None = output.finish_reason
     usage = None

@@ -63,6 +63,11 @@ class EngineOutput:
     error: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended without an answer of its own."""
+        return self.finish_reason in ("error", "cancelled")
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
