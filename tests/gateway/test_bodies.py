@@ -102,14 +102,18 @@ async def test_json_that_cannot_be_kept_is_refused(local: Local, path: str, body
 
 @pytest.mark.parametrize(
     ("path", "status", "said"),
-    [("/runs", 422, "invalid_input"), ("/v1/chat/completions", 400, "invalid_type")],
+    [
+        ("/runs", 422, {"invalid_input"}),
+        # As OpenAI says it of a body that is not there, and of one that is something else.
+        ("/v1/chat/completions", 400, {"missing_required_parameter", "invalid_type"}),
+    ],
 )
 @pytest.mark.parametrize("body", NO_OBJECT.values(), ids=NO_OBJECT.keys())
 async def test_json_that_is_no_object_does_not_fit(
-    local: Local, path: str, status: int, said: str, body: bytes
+    local: Local, path: str, status: int, said: set[str], body: bytes
 ):
     answer = await local.json("POST", path, status, content=body, headers=JSON)
-    assert code(path, answer) == said
+    assert code(path, answer) in said
 
 
 async def test_a_nul_that_is_only_written_out_passes(local: Local):
