@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from agents.bursts import pack_results, unpack_ids, unpack_tasks
+from agents.bursts import pack, unpack
 from agents.host import AgentHost
 from agents.hosting import Hosting
 from agents.recording import CallDone
@@ -150,12 +150,12 @@ class AgentActor:
 
     async def take(self, client: str, tasks: bytes) -> None:
         """See `Workload.take`; the tasks are packed."""
-        self._workload.take(client, unpack_tasks(tasks))
+        self._workload.take(client, unpack(tasks))
 
     async def collect(self, client: str, fetched: bytes, tasks: bytes) -> bytes:
         """See `Workload.collect`; all are packed."""
-        results = await self._workload.collect(client, unpack_ids(fetched), unpack_tasks(tasks))
-        return pack_results(results)
+        results = await self._workload.collect(client, unpack(fetched), unpack(tasks))
+        return pack(results)
 
     async def cancel(self, run: RunId, step: StepKey) -> None:
         """See `Workload.cancel`."""

@@ -9,7 +9,7 @@ import ray
 import ray.exceptions
 
 from agents.actor import AgentActor
-from agents.bursts import pack_ids, pack_tasks, unpack_results
+from agents.bursts import pack, unpack
 from agents.hosting import Hosting
 from agents.places import HeldPlace, Places
 from agents.worker import WORKER
@@ -117,11 +117,11 @@ class _RayLink:
         await while_unavailable(answers, SystemClock())
 
     async def take(self, tasks: Sequence[Task]) -> None:
-        await self._answer(self._handle.take.remote(self._client, pack_tasks(tasks)))
+        await self._answer(self._handle.take.remote(self._client, pack(tasks)))
 
     async def collect(self, fetched: Sequence[TaskId], tasks: Sequence[Task]) -> Results:
-        brought = self._handle.collect.remote(self._client, pack_ids(fetched), pack_tasks(tasks))
-        return unpack_results(await self._answer(brought))
+        brought = self._handle.collect.remote(self._client, pack(fetched), pack(tasks))
+        return unpack(await self._answer(brought))
 
     def cancel(self, run: RunId, step: StepKey) -> None:
         self._handle.cancel.remote(run, step)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from manta.messages import ToolSpec
@@ -115,14 +115,7 @@ MISTRAL = CallStyle(
     between=", ",
     closing="]",
 )
-MISTRAL_SPACED = CallStyle(
-    marker="[TOOL_CALLS]",
-    opening=" [",
-    head='{"name": "%s", "arguments": ',
-    tail="}",
-    between=", ",
-    closing="]",
-)
+MISTRAL_SPACED = replace(MISTRAL, opening=" [")
 MISTRAL_ARGS = CallStyle(marker="[TOOL_CALLS]", head="%s[ARGS]", tail="", between="[TOOL_CALLS]")
 """Mistral's templates since 2025."""
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from agents.chat_model import MantaChatModel
@@ -12,6 +11,7 @@ from agents.scripted import ScriptedModel
 from manta.messages import Sampling
 from serve_app.backends.torch_backend import TorchBackend
 from tests.strangers.conftest import LOOPS, MAX_TOKENS, MODEL
+from tests.strangers.suite import SmallModelSuite
 
 SHORT: dict[str, Any] = {
     "temperature": 0,
@@ -32,7 +32,7 @@ class TestUnits(ChatModelUnitTests):
         return {"model": ScriptedModel([]), "model_name": "scripted"}
 
 
-class TestTheEngine(ChatModelIntegrationTests):
+class TestTheEngine(SmallModelSuite):
     _backend: TorchBackend
 
     @pytest.fixture(autouse=True)
@@ -55,13 +55,3 @@ class TestTheEngine(ChatModelIntegrationTests):
     def model(self, backend: TorchBackend, request: Any) -> BaseChatModel:
         extra = getattr(request, "param", None) or {}
         return MantaChatModel(model=backend, model_name=MODEL, **SHORT, **extra)
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @pytest.mark.xfail(
-        reason="whether to call a tool is the model's own choice here, and one of 135M answers in text"
-    )
-    def test_agent_loop(self, model: BaseChatModel) -> None:
-        super().test_agent_loop(model)

@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
-from langchain_tests.integration_tests import ChatModelIntegrationTests
 from pydantic import SecretStr
 
 from tests.strangers.conftest import LOOPS, MAX_TOKENS, MODEL
+from tests.strangers.suite import SmallModelSuite
 
 # langchain-openai keeps one HTTP client for all its models, which belongs to the loop that first used it.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-class TestOverHttp(ChatModelIntegrationTests):
+class TestOverHttp(SmallModelSuite):
     _base_url = ""
 
     @pytest.fixture(autouse=True)
@@ -44,16 +44,6 @@ class TestOverHttp(ChatModelIntegrationTests):
             stream_usage=True,
             **extra,
         )
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @pytest.mark.xfail(
-        reason="whether to call a tool is the model's own choice here, and one of 135M answers in text"
-    )
-    def test_agent_loop(self, model: BaseChatModel) -> None:
-        super().test_agent_loop(model)
 
     @pytest.mark.xfail(reason="a json_object may have any keys, and so small a model leaves one out")
     def test_json_mode(self, model: BaseChatModel) -> None:

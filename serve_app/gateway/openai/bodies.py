@@ -117,6 +117,19 @@ class StreamOptions(BaseModel):
     """A last chunk without choices has the usage."""
 
 
+class Completing(Sampled):
+    """What asks for choices: a chat's or a prompt's."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Tokens | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_ANSWERS), WHOLE] | None = None
+
+    @property
+    def usage_wanted(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
 class RunOptions(OwnBody):
     """Of a graph's run, as `POST /runs` has them."""
 

@@ -1,29 +1,20 @@
 """/v1/chat/completions."""
 
-from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field, WithJsonSchema
 
-from manta.errors import MantaError
-from manta.messages import ChatChunk, ChatRequest, Usage
+from manta.messages import ChatRequest
 from serve_app.gateway.body_types import WHOLE
 from serve_app.gateway.deps import DeskDep
-from serve_app.gateway.errors import BadField, error_body
-from serve_app.gateway.openai.bodies import MAX_ANSWERS, RunOptions, Sampled, StreamOptions, Tokens
+from serve_app.gateway.errors import BadField
+from serve_app.gateway.openai.bodies import Completing, RunOptions, Tokens
 from serve_app.gateway.openai.chat_shapes import ChatShapes
 from serve_app.gateway.openai.forms import ResponseFormat
-from serve_app.gateway.openai.gathering import first_of, gathered
-from serve_app.gateway.openai.routing import (
-    DONE,
-    KEEP_ALIVE,
-    RUNNING,
-    again,
-    data,
-    openai_router,
-    run_headers,
-)
+from serve_app.gateway.openai.frames import frames
+from serve_app.gateway.openai.gathering import begun, gathered
+from serve_app.gateway.openai.routing import RUNNING, openai_router, run_headers
 from serve_app.gateway.openai.sources import answering
 from serve_app.gateway.openai.tooling import each, read_tools
 from serve_app.gateway.openai.wire_schemas import CHAT_MESSAGES, CHAT_TOOL_CHOICE, CHAT_TOOLS
@@ -33,7 +24,7 @@ from serve_app.openai_wire import message_from_wire
 router = openai_router()
 
 
-class ChatBody(Sampled):
+class ChatBody(Completing):
     refused = {
         "functions": "send tools",
         "function_call": "send tool_choice",
@@ -44,11 +35,7 @@ class ChatBody(Sampled):
     model: str | None = None
     """A model, or a graph as `manta/NAME`; null is the platform's default model."""
     messages: Annotated[list[Any], Field(min_length=1), WithJsonSchema(CHAT_MESSAGES)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_ANSWERS), WHOLE] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     """With `logprobs` only."""
@@ -87,10 +74,6 @@ class ChatBody(Sampled):
             **self.drawing(),
         )
 
-    @property
-    def usage_wanted(self) -> bool:
-        return self.stream_options is not None and bool(self.stream_options.include_usage)
-
 
 @router.post("/chat/completions", responses=RUNNING)
 async def chat_completions(body: ChatBody, desk: DeskDep) -> Any:
@@ -102,29 +85,7 @@ async def chat_completions(body: ChatBody, desk: DeskDep) -> Any:
     if not body.stream:
         answers, usage = await gathered(source.chunks, request.n)
         return JSONResponse(shapes.whole(answers, usage), headers=run_headers(source.run))
-    first = await first_of(source.chunks)
-    frames = _frames(again(first, source.chunks), shapes, body.usage_wanted)
-    answer: Response = EventStream(frames, source.chunks)
+    told = frames(await begun(source.chunks), shapes, body.usage_wanted)
+    answer: Response = EventStream(told, source.chunks)
     answer.headers.update(run_headers(source.run))
     return answer
-
-
-async def _frames(
-    chunks: AsyncGenerator[ChatChunk, None], shapes: ChatShapes, usage_wanted: bool
-) -> AsyncGenerator[str, None]:
-    usage = Usage()
-    try:
-        async for chunk in chunks:
-            pieces = shapes.pieces(chunk)
-            for piece in pieces:
-                yield data(piece)
-            if not pieces:
-                yield KEEP_ALIVE
-            usage = chunk.usage or usage
-    except MantaError as error:
-        # The status is long sent: the error goes in band, and no [DONE] follows it.
-        yield data(error_body("/v1/", error))
-        return
-    if usage_wanted:
-        yield data(shapes.last(usage))
-    yield DONE

@@ -7,26 +7,16 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
-from manta.errors import MantaError
 from manta.messages import ChatChunk, ChatRequest, TokenLogprob, Usage
 from manta.protocols import ChatModel
 from serve_app.gateway.body_types import WHOLE
 from serve_app.gateway.deps import Platform, PlatformDep
-from serve_app.gateway.errors import BadField, error_body
-from serve_app.gateway.openai.bodies import MAX_ANSWERS, Sampled, StreamOptions, TokenId, Tokens
-from serve_app.gateway.openai.gathering import Gathered, first_of, gathered
+from serve_app.gateway.errors import BadField
+from serve_app.gateway.openai.bodies import MAX_ANSWERS, Completing, TokenId
+from serve_app.gateway.openai.frames import frames
+from serve_app.gateway.openai.gathering import Gathered, begun, gathered
 from serve_app.gateway.openai.logprobs import legacy_logprobs
-from serve_app.gateway.openai.routing import (
-    ASKING,
-    DONE,
-    FINGERPRINT,
-    KEEP_ALIVE,
-    again,
-    data,
-    new_id,
-    now,
-    openai_router,
-)
+from serve_app.gateway.openai.routing import ASKING, FINGERPRINT, new_id, now, openai_router
 from serve_app.gateway.openai.sources import is_graph
 from serve_app.gateway.streaming import EventStream
 from serve_app.models.choices import together
@@ -41,7 +31,7 @@ Ids = Annotated[list[TokenId], Field(min_length=1)]
 Prompt: TypeAlias = str | list[int]
 
 
-class CompletionBody(Sampled):
+class CompletionBody(Completing):
     refused = {"suffix": "no model fills in the middle"}
 
     model: str | None = None
@@ -52,15 +42,11 @@ class CompletionBody(Sampled):
         | Annotated[list[Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     """A text, its token ids, or a list of either."""
-    max_tokens: Tokens | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_ANSWERS), WHOLE] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_ANSWERS), WHOLE] | None = None
     """As `n`: all that are made are told."""
     logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
     echo: bool | None = None
     """Prompts that are texts only, and without `logprobs`."""
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     suffix: None = None
 
     def prompts(self) -> list[Prompt]:
@@ -87,10 +73,6 @@ class CompletionBody(Sampled):
         )
         return [dataclasses.replace(shared, **_prompted(prompt)) for prompt in self.prompts()]
 
-    @property
-    def usage_wanted(self) -> bool:
-        return self.stream_options is not None and bool(self.stream_options.include_usage)
-
 
 def _prompted(prompt: Prompt) -> dict[str, Any]:
     return {"prompt": prompt} if isinstance(prompt, str) else {"prompt_ids": tuple(prompt)}
@@ -106,8 +88,7 @@ async def completions(body: CompletionBody, platform: PlatformDep) -> Any:
     if not body.stream:
         answers, usage = await gathered(chunks, len(requests) * requests[0].n)
         return shapes.whole(answers, usage)
-    first = await first_of(chunks)
-    return EventStream(_frames(again(first, chunks), shapes, body.usage_wanted), chunks)
+    return EventStream(frames(await begun(chunks), shapes, body.usage_wanted), chunks)
 
 
 def _model(name: str, platform: Platform) -> ChatModel:
@@ -174,24 +155,3 @@ class CompletionShapes:
         self._written[index] = offset + len(text)
         logprobs = legacy_logprobs(tokens, offset) if self._logprobs else None
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-
-
-async def _frames(
-    chunks: AsyncGenerator[ChatChunk, None], shapes: CompletionShapes, usage_wanted: bool
-) -> AsyncGenerator[str, None]:
-    usage = Usage()
-    try:
-        async for chunk in chunks:
-            pieces = shapes.pieces(chunk)
-            for piece in pieces:
-                yield data(piece)
-            if not pieces:
-                yield KEEP_ALIVE
-            usage = chunk.usage or usage
-    except MantaError as error:
-        # The status is long sent: the error goes in band, and no [DONE] follows it.
-        yield data(error_body("/v1/", error))
-        return
-    if usage_wanted:
-        yield data(shapes.last(usage))
-    yield DONE

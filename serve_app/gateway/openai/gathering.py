@@ -51,9 +51,18 @@ def cut_short() -> ModelError:
     return ModelError("the model's answer ended before its end", fix="try again")
 
 
-async def first_of(chunks: AsyncGenerator[ChatChunk, None]) -> ChatChunk:
-    """The first chunk, before any headers are sent: what fails until then is still an honest status code."""
+async def begun(chunks: AsyncGenerator[ChatChunk, None]) -> AsyncGenerator[ChatChunk, None]:
+    """The same chunks, once the first is there: what fails until then is still an honest status code.
+
+    The caller still closes `chunks`. Raises ModelError where none comes.
+    """
     first = await anext(chunks, None)
     if first is None:
         raise cut_short()
-    return first
+
+    async def again() -> AsyncGenerator[ChatChunk, None]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return again()

@@ -14,10 +14,10 @@ from serve_app.gateway.body_types import WHOLE
 from serve_app.gateway.deps import DeskDep
 from serve_app.gateway.openai.bodies import OpenAIBody, RunOptions, Sampled, Tokens
 from serve_app.gateway.openai.forms import TextFormat
-from serve_app.gateway.openai.gathering import cut_short, first_of
+from serve_app.gateway.openai.gathering import begun, cut_short
 from serve_app.gateway.openai.response_input import messages_of
 from serve_app.gateway.openai.response_shapes import Events, ResponseWriter
-from serve_app.gateway.openai.routing import KEEP_ALIVE, RUNNING, again, openai_router, run_headers
+from serve_app.gateway.openai.routing import KEEP_ALIVE, RUNNING, openai_router, run_headers
 from serve_app.gateway.openai.sources import answering
 from serve_app.gateway.openai.tooling import read_tools
 from serve_app.gateway.openai.wire_schemas import RESPONSE_INPUT, RESPONSE_TOOL_CHOICE, RESPONSE_TOOLS
@@ -135,8 +135,7 @@ async def create_response(body: ResponseBody, desk: DeskDep) -> Any:
     writer = ResponseWriter(name, source.run, body.echoed(), logprobs=body.logprobs is not None)
     if not body.stream:
         return JSONResponse(await _whole(source.chunks, writer), headers=run_headers(source.run))
-    first = await first_of(source.chunks)
-    answer: Response = EventStream(_frames(again(first, source.chunks), writer), source.chunks)
+    answer: Response = EventStream(_frames(await begun(source.chunks), writer), source.chunks)
     answer.headers.update(run_headers(source.run))
     return answer
 

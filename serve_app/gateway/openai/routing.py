@@ -3,7 +3,6 @@
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter
@@ -47,10 +46,3 @@ def now() -> int:
 
 def run_headers(run: RunId | None) -> dict[str, str]:
     return {} if run is None else {RUN_HEADER: run}
-
-
-async def again(first: Any, rest: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    """`first` and then the rest."""
-    yield first
-    async for item in rest:
-        yield item
