@@ -5,7 +5,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from manta.errors import ModelLoadError, RemoteModelError, Unavailable
 from manta.messages import ChatMessage, ChatRequest
 from serve_app.backends.server import ServerBackend
 from serve_app.backends.server_restarts import STABLE_S, Restarts
+from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 DOUBLE = str(Path(__file__).with_name("server_double.py"))
@@ -84,15 +85,6 @@ async def running(place: Place) -> AsyncIterator[ServerBackend]:
 
 async def text_of(backend: ServerBackend, request: ChatRequest) -> str:
     return "".join([chunk.text async for chunk in backend.stream(request)])
-
-
-async def eventually(holds: Callable[[], Any], what: str) -> None:
-    try:
-        async with asyncio.timeout(30):
-            while not holds():
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        pytest.fail(f"{what} did not come true")
 
 
 async def test_it_answers_and_nothing_is_left_once_it_is_stopped(place: Place):

@@ -13,6 +13,7 @@ from manta.errors import InvalidInput, RemoteModelError
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, Sampling, ToolSpec
 from serve_app.backends.server import ServerBackend
 from tests.engine.support import small_tokenizer
+from tests.waiting import eventually
 
 TEMPLATE = "{% for message in messages %}<s>{{ message.content }}</s>{% endfor %}"
 ASK = ChatRequest((ChatMessage("user", "the moon"),), max_tokens=8)
@@ -90,8 +91,8 @@ async def test_a_real_server_answers_and_comes_back_when_it_is_killed(backend: S
 
     server = max(_servers(folder), key=lambda process: process.create_time())
     server.kill()
-    async with asyncio.timeout(120):
-        while backend.stats()["starts"] < 2 or backend._client is None:
-            await asyncio.sleep(0.05)
+    await eventually(
+        lambda: backend.stats()["starts"] >= 2 and backend._client is not None, "another server", 120
+    )
     again = await _chunks(backend, ASK)
     assert "".join(chunk.text for chunk in again) == text

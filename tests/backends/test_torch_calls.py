@@ -57,6 +57,19 @@ def named(calls: list[ToolCall]) -> list[tuple[str, dict]]:
     return [(call.name, call.arguments) for call in calls]
 
 
+SEVERAL = [name for name, (style, *_) in STYLES.items() if style.between is not None]
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+async def test_only_one_where_only_one_may_be(name: str, tmp_path: Path):
+    style, template, special = STYLES[name]
+    async with parrot_backend(tmp_path, template, special) as (backend, parrot):
+        parrot.says = native_text(style, [SUM, SUM, SUM])
+        for more, count in (({}, 3), ({"parallel_tool_calls": False}, 1), ({"tool_choice": "add"}, 1)):
+            chunks = await answer(backend, asking("x", WEATHER, ADD, **more))
+            assert named(calls_of(chunks)) == parsed(*[SUM] * count)
+
+
 @pytest.mark.parametrize("name", STYLES)
 class TestStyles:
     async def test_its_template_is_known(self, name: str, tmp_path: Path):
@@ -105,16 +118,6 @@ class TestStyles:
                 assert [call.name for call in calls_of(chunks)] == ["add"]
                 assert calls_of(chunks)[0].arguments["b"] == 3
                 assert chunks[-1].finish_reason == "tool_calls"
-
-    async def test_only_one_where_only_one_may_be(self, name: str, tmp_path: Path):
-        style, template, special = STYLES[name]
-        if style.between is None:
-            return
-        async with parrot_backend(tmp_path, template, special) as (backend, parrot):
-            parrot.says = native_text(style, [SUM, SUM, SUM])
-            for more, count in (({}, 3), ({"parallel_tool_calls": False}, 1), ({"tool_choice": "add"}, 1)):
-                chunks = await answer(backend, asking("x", WEATHER, ADD, **more))
-                assert named(calls_of(chunks)) == parsed(*[SUM] * count)
 
     async def test_a_call_that_is_cut_off_is_left_out(self, name: str, tmp_path: Path):
         style, template, special = STYLES[name]

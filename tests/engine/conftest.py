@@ -60,9 +60,14 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def small(small_folder: Path, one_thread: None) -> ModelBundle:
+@pytest.fixture(scope="session")
+def small_loaded(small_folder: Path) -> ModelBundle:
     return load_bundle(small_folder, EngineConfig(dtype="float32"))
+
+
+@pytest.fixture
+def small(small_loaded: ModelBundle, one_thread: None) -> ModelBundle:
+    return small_loaded
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -15,7 +14,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from manta.errors import InvalidInput, ModelError
-from serve_app.engine.bundle import ModelBundle, load_bundle
+from serve_app.engine.bundle import ModelBundle
 from serve_app.engine.core import EngineCore
 from serve_app.engine.engine import Engine, EngineConfig, GenerationRequest, SamplingParams
 from serve_app.engine.forms import form as forms
@@ -64,10 +63,10 @@ def held(form: Form, **more: Any) -> SamplingParams:
 
 
 @pytest.fixture(scope="module")
-def small_once(small_folder: Path) -> Iterator[ModelBundle]:
+def small_once(small_loaded: ModelBundle) -> Iterator[ModelBundle]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield load_bundle(small_folder, EngineConfig(dtype="float32"))
+    yield small_loaded
     torch.set_num_threads(before)
 
 

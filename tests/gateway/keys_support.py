@@ -1,6 +1,6 @@
 """A gateway that asks for keys, on a clock of the test's own."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +8,13 @@ from typing import Any
 
 import httpx
 
-from coordinator.store.key_records import KeyLimits, NewKey, Scope
+from coordinator.store.key_records import KeyLimits, KeyUsage, NewKey, Scope
 from manta.clock import ManualClock, SystemClock
 from manta.ids import Tenant
 from manta.protocols import ChatModel
 from serve_app.gateway.access.keyring import FRESH_S
 from tests.gateway.platform import Local, start
+from tests.waiting import eventually
 
 ALL: tuple[Scope, ...] = ("runs:read", "runs:write", "chat")
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
@@ -38,6 +39,18 @@ class Guarded:
     async def chat(self, key: NewKey, **body: Any) -> httpx.Response:
         return await self.ask(key, "POST", "/v1/chat/completions", json={**CHAT, **body})
 
+    async def told(self, key: NewKey, holds: Callable[[tuple[KeyUsage, KeyUsage]], bool]) -> None:
+        """Returns once the journal's use of today and of this month is as wanted."""
+        record = key.record
+
+        async def look() -> bool:
+            if holds(await self.local.service.journal.keys.usage(record.tenant, record.principal)):
+                return True
+            await self.clock.advance(1)
+            return False
+
+        await eventually(look, "the use of the key in the journal")
+
     async def later(self) -> None:
         """What the gateway knows of keys is asked anew from now on."""
         await self.clock.advance(FRESH_S)
@@ -47,5 +60,7 @@ class Guarded:
 async def guarded(folder: Path, models: dict[str, ChatModel], **options: Any) -> AsyncIterator[Guarded]:
     clock = ManualClock(SystemClock().now())
     local, stop = await start(folder, models, clock=clock, **{"keys_always": True, **options})
-    yield Guarded(local, clock)
-    await stop()
+    try:
+        yield Guarded(local, clock)
+    finally:
+        await stop()

@@ -295,12 +295,3 @@ class Visitor:
         self.task.cancel()
         async with asyncio.timeout(20):
             await asyncio.gather(self.task, return_exceptions=True)
-
-
-async def eventually(holds: Callable[[], Any], what: str) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            answer = holds()
-            if await answer if asyncio.iscoroutine(answer) else answer:
-                return
-            await asyncio.sleep(0.01)

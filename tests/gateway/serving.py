@@ -93,11 +93,13 @@ def served_apart(
     async def serve() -> None:
         local, stop = await start(folder, models, **options)
         app = Curtailed(local.api) if curtailed else local.api
-        async with served(local, app) as address:
-            found.append(Apart(address, local, asyncio.get_running_loop()))
-            ready.set()
-            await asyncio.to_thread(enough.wait)
-        await stop()
+        try:
+            async with served(local, app) as address:
+                found.append(Apart(address, local, asyncio.get_running_loop()))
+                ready.set()
+                await asyncio.to_thread(enough.wait)
+        finally:
+            await stop()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()

@@ -18,7 +18,8 @@ from manta.errors import (
 )
 from serve_app.backends.sleep import SleepBackend
 from serve_app.gateway.deps import Caller, caller_of
-from tests.gateway.platform import Local, eventually, start
+from tests.gateway.platform import Local, start
+from tests.waiting import eventually
 
 UNKNOWN = str(uuid.uuid4())
 JSON = {"Content-Type": "application/json"}

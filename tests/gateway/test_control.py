@@ -7,7 +7,8 @@ import pytest
 
 from manta.messages import CallIntent, CallOutcome, CallScope, Usage
 from serve_app.gateway.deps import Caller, caller_of
-from tests.gateway.platform import Local, eventually
+from tests.gateway.platform import Local
+from tests.waiting import eventually
 
 TEXT = {"text": "Dear all"}
 

@@ -246,9 +246,7 @@ async def test_use_is_told_to_the_journal(gate: Guarded):
     key = await gate.key()
     for _ in range(3):
         assert (await gate.chat(key, model="says")).status_code == 200
-    while (await gate.local.service.journal.keys.usage(key.record.tenant, "ann"))[0].requests < 3:
-        await gate.clock.advance(1)
-        await asyncio.sleep(0.01)
+    await gate.told(key, lambda usage: usage[0].requests >= 3)
     today, month = await gate.local.service.journal.keys.usage(key.record.tenant, "ann")
     assert today == month
     assert (today.requests, today.spent.tokens) == (3, 15)

@@ -16,7 +16,8 @@ from serve_app.gateway.access.metered import UNBOUNDED_TOKENS, expected_usage
 from serve_app.openai_wire import message_from_wire
 from tests.gateway.keys_support import CHAT, Guarded, guarded
 from tests.gateway.openai_support import ADD, SaysChunks, text
-from tests.gateway.platform import Visitor, eventually
+from tests.gateway.platform import Visitor
+from tests.waiting import eventually
 
 PROMPT = 6
 """What `CHAT` is taken for, in tokens; in truth a call uses 3 and 2."""
@@ -178,9 +179,7 @@ async def test_a_budget_outlives_the_gateway(gate: Guarded, tmp_path: Path):
     key = await gate.key(limits=KeyLimits(tokens_per_month=20))
     assert (await gate.chat(key, max_tokens=4)).status_code == 200
     journal = gate.local.service.journal
-    while (await journal.keys.usage(key.record.tenant, "ann"))[1].spent != Spent(5):
-        await gate.clock.advance(1)
-        await asyncio.sleep(0.01)
+    await gate.told(key, lambda usage: usage[1].spent == Spent(5))
     on_file = await journal.keys.find(key.record.id, "another gateway")
     assert on_file is not None
     assert on_file.this_month == Spent(5)

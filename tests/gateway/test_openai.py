@@ -10,7 +10,8 @@ import pytest
 from agents.scripted import ScriptedModel, ScriptedStep
 from manta.errors import ModelError
 from manta.messages import ToolCall
-from tests.gateway.platform import Local, Visitor, eventually
+from tests.gateway.platform import Local, Visitor
+from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]

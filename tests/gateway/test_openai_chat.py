@@ -10,20 +10,11 @@ from pydantic import BaseModel
 
 from manta.messages import ChatChunk, Sampling, ToolCall, ToolSpec
 from tests.gateway.openai_support import ADD, HELLO, SUB, USAGE, SaysChunks, client, events, text, token
-from tests.gateway.platform import Local, Visitor, start
+from tests.gateway.platform import Local, Visitor
 
 CHAT = "/v1/chat/completions"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 NAMED = {"name": "answer", "schema": SCHEMA, "strict": True}
-
-
-@pytest.fixture
-async def said(tmp_path):
-    """A platform with the model `says`, and the model."""
-    model = SaysChunks(*text("one ", "two"))
-    local, stop = await start(tmp_path, {"says": model})
-    yield local, model
-    await stop()
 
 
 async def ask(said: tuple[Local, SaysChunks], status: int = 200, **fields: Any) -> Any:

@@ -5,17 +5,16 @@ from typing import Any
 import pytest
 
 from tests.gateway.openai_support import USAGE, SaysChunks, client, text, token
-from tests.gateway.platform import Local, start
+from tests.gateway.platform import Local
 
 PATH = "/v1/completions"
 
 
 @pytest.fixture
-async def said(tmp_path):
-    model = SaysChunks(*text("one ", "two", finish="length"))
-    local, stop = await start(tmp_path, {"says": model})
-    yield local, model
-    await stop()
+async def said(said: tuple[Local, SaysChunks]) -> tuple[Local, SaysChunks]:
+    """Its answer is cut off."""
+    said[1].chunks = text("one ", "two", finish="length")
+    return said
 
 
 async def ask(said: tuple[Local, SaysChunks], status: int = 200, **fields: Any) -> Any:

@@ -9,7 +9,8 @@ from manta.messages import ChatMessage
 from serve_app.gateway.errors import BadField
 from serve_app.gateway.openai.graph_inputs import graph_input, output_text
 from tests.gateway.openai_support import ADD, HELLO, client, events
-from tests.gateway.platform import Local, Visitor, eventually
+from tests.gateway.platform import Local, Visitor
+from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 TALK = (ChatMessage("system", "s"), ChatMessage("user", "first"), ChatMessage("assistant", "a"))

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from manta.errors import ModelError
 from manta.messages import ChatChunk, ChatMessage, ToolCall, ToolSpec, Usage
 from tests.gateway.openai_support import USAGE, SaysChunks, client, events, text, token
-from tests.gateway.platform import Local, start
+from tests.gateway.platform import Local
 
 PATH = "/v1/responses"
 ADD: dict[str, Any] = {
@@ -20,14 +20,6 @@ ADD: dict[str, Any] = {
     "parameters": {"type": "object"},
     "strict": True,
 }
-
-
-@pytest.fixture
-async def said(tmp_path):
-    model = SaysChunks(*text("one ", "two"))
-    local, stop = await start(tmp_path, {"says": model})
-    yield local, model
-    await stop()
 
 
 async def ask(said: tuple[Local, SaysChunks], status: int = 200, **fields: Any) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.gateway.platform import Local, Visitor, eventually
+from tests.gateway.platform import Local, Visitor
 from tests.gateway.protocol_spec import check, check_named, needs_spec, operation, operations
+from tests.waiting import eventually
 
 pytestmark = needs_spec
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from manta.ids import DEFAULT_TENANT, RunId
-from tests.gateway.platform import Local, Visitor, eventually
+from tests.gateway.platform import Local, Visitor
+from tests.waiting import eventually
 
 
 async def running(local: Local, **more: Any) -> str:

@@ -21,9 +21,10 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from manta.errors import Unavailable
 from manta.events import Event
 from manta.ids import RunId, StepKey
-from tests.gateway.platform import Local, Visitor, eventually
+from tests.gateway.platform import Local, Visitor
 from tests.gateway.protocol_spec import SPEC, check_named
 from tests.gateway.serving import served
+from tests.waiting import eventually
 
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 
