@@ -1,7 +1,6 @@
 """A platform of the benchmark's own on real Ray Serve, and the memory of its model's replica."""
 
 import contextlib
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ray import serve
 from benchmarks.local_ray import actor_processes, local_ray
 from manta.config import Settings
 from serve_app.app import deploy
+from serve_app.backends.server_process import free_port
 
 MODEL = "smollm2"
 MOST_AT_ONCE = 32
@@ -26,7 +26,12 @@ def served(home: Path, quantize: str, threads: int) -> Iterator[str]:
         "replicas": {"max_ongoing": 2 * MOST_AT_ONCE},
     }
     settings = Settings.model_validate(
-        {"home": home, "server": {"port": _free_port()}, "models": {MODEL: model}, "default_model": MODEL}
+        {
+            "home": home,
+            "server": {"port": free_port("127.0.0.1")},
+            "models": {MODEL: model},
+            "default_model": MODEL,
+        }
     )
     with local_ray():
         deploy(settings)
@@ -41,9 +46,3 @@ def replica_memory_mib() -> int:
     """The proportional set size of the model's replicas."""
     found = actor_processes(f"ray::ServeReplica:model-{MODEL}:")
     return round(sum(process.memory_full_info().pss for process in found) / 2**20)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

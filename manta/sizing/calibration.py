@@ -9,9 +9,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from manta.errors import InvalidInput, PlatformError
 from manta.sizing.devices import MEASURED, Device
@@ -44,14 +43,6 @@ class Calibration:
             efficiency=MEASURED,
             curve=self.curve,
         )
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "memory": self.memory,
-            "bandwidth": self.bandwidth,
-            "curve": [list(point) for point in self.curve],
-        }
 
 
 def calibrate(
@@ -104,7 +95,7 @@ def _sizes(shape: ModelShape) -> list[tuple[int, int]]:
 def save(calibration: Calibration, file: Path) -> None:
     """Keep it for later calls."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(calibration.to_json()) + "\n")
+    file.write_text(json.dumps(asdict(calibration)) + "\n")
 
 
 def load(file: Path) -> Calibration | None:

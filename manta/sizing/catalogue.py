@@ -2,14 +2,12 @@
 
 from manta.sizing.shapes import ModelShape
 
-_NO_FLAGS = ""
-
 
 def _row(
     name: str,
     repository: str,
     sizes: tuple[int, int, int, int, int, int, int, int],
-    flags: str = _NO_FLAGS,
+    flags: str = "",
 ) -> ModelShape:
     """`sizes`: layers, hidden, heads, KV heads, width of a head, MLP, vocabulary, context."""
     layers, hidden, heads, kv_heads, head_dim, feed_forward, vocabulary, context = sizes

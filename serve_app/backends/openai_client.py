@@ -7,11 +7,12 @@ from typing import Any
 
 import httpx
 
+from manta.config import ModelSettings, secret
 from manta.errors import RemoteModelError
 from manta.messages import ChatChunk, ChatMessage, ChatRequest
 from serve_app.backends.openai_answers import Answer, server_sent
 from serve_app.backends.refusal import refusal, told_pause_s
-from serve_app.backends.server_dialects import spoken
+from serve_app.backends.server_dialects import dialect_of, spoken
 from serve_app.openai_wire import message_to_wire, request_to_wire
 
 DEFAULT_WINDOW = 8192
@@ -151,3 +152,18 @@ def _window_of(entry: Mapping[str, Any]) -> int:
     told = [entry.get("max_model_len"), entry.get("context_window"), entry.get("context_length")]
     told.append(meta.get("n_ctx") if isinstance(meta, dict) else None)
     return next((size for size in told if isinstance(size, int) and size > 0), 0)
+
+
+def client_for(
+    name: str, settings: ModelSettings, model: str, base_url: str, *, fix: str = ""
+) -> OpenAIClient:
+    """The client of a model's server, by its settings. Raises InvalidConfig where its key is not set."""
+    return OpenAIClient(
+        name,
+        model,
+        base_url,
+        dialect=dialect_of(settings),
+        key=secret(settings.api_key_env) if settings.api_key_env else "",
+        timeout_s=settings.timeout_s,
+        fix=fix,
+    )

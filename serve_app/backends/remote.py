@@ -4,11 +4,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from manta.config import ModelSettings, secret
+from manta.config import ModelSettings
 from manta.errors import ModelError
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo
-from serve_app.backends.openai_client import DEFAULT_WINDOW, OpenAIClient
-from serve_app.backends.server_dialects import dialect_of
+from serve_app.backends.openai_client import DEFAULT_WINDOW, OpenAIClient, client_for
 
 
 class RemoteBackend:
@@ -24,14 +23,8 @@ class RemoteBackend:
 
     def start(self) -> None:
         settings = self._settings
-        self._client = OpenAIClient(
-            self._name,
-            settings.model or self._name,
-            settings.base_url,
-            dialect=dialect_of(settings),
-            key=secret(settings.api_key_env) if settings.api_key_env else "",
-            timeout_s=settings.timeout_s,
-        )
+        model = settings.model or self._name
+        self._client = client_for(self._name, settings, model, settings.base_url)
 
     def stop(self) -> None:
         """The client's connections end with the process."""

@@ -8,14 +8,13 @@ from typing import Any
 
 import httpx
 
-from manta.config import ModelSettings, child_environment, secret
+from manta.config import ModelSettings, child_environment
 from manta.errors import ModelLoadError, RemoteModelError, Unavailable
 from manta.machine import usable_cores
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo
 from manta.telemetry import get_logger
-from serve_app.backends.openai_client import DEFAULT_WINDOW, OpenAIClient, estimate
+from serve_app.backends.openai_client import DEFAULT_WINDOW, OpenAIClient, client_for, estimate
 from serve_app.backends.server_command import HOST, launch, search_path
-from serve_app.backends.server_dialects import dialect_of
 from serve_app.backends.server_process import ServerProcess, free_port
 from serve_app.backends.server_restarts import Restarts
 
@@ -78,10 +77,10 @@ class ServerBackend:
 
     async def info(self) -> ModelInfo:
         """The window is the configured one, else what the server tells, else `DEFAULT_WINDOW`."""
-        client = self._client
-        told = await client.window() if client is not None else None
-        window = self._settings.context_window or told or DEFAULT_WINDOW
-        return ModelInfo(self._name, window, self._settings.abilities)
+        window = self._settings.context_window
+        if not window and (client := self._client) is not None:
+            window = await client.window() or 0
+        return ModelInfo(self._name, window or DEFAULT_WINDOW, self._settings.abilities)
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         """The server's own count where it has vLLM's `/tokenize`, else an estimate."""
@@ -133,15 +132,8 @@ class ServerBackend:
             self._take_down()
             raise
         self._health_url = started.health_url
-        self._client = OpenAIClient(
-            self._name,
-            started.model,
-            started.base_url,
-            dialect=dialect_of(settings),
-            key=secret(settings.api_key_env) if settings.api_key_env else "",
-            timeout_s=settings.timeout_s,
-            fix="its server is started again; try again",
-        )
+        fix = "its server is started again; try again"
+        self._client = client_for(self._name, settings, started.model, started.base_url, fix=fix)
 
     def _until_ready(self, process: ServerProcess, health_url: str) -> None:
         deadline = time.monotonic() + self._settings.launch.start_timeout_s

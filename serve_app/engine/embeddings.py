@@ -1,10 +1,9 @@
 """Sentence embeddings by MiniLM (a small BERT): own forward pass, mean pooling, unit length."""
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -83,12 +82,33 @@ class EmbeddingStats:
         return EmbeddingStats(self.texts + texts, self.passes + passes, self.tokens + tokens)
 
 
-class SentenceEmbedder:
-    """Texts to unit vectors. `width` is the number of dimensions, `max_tokens` where a text is cut."""
+Hidden: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""A pass of the model; see `Encoder.__call__` for what goes in and out."""
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, threads: int) -> None:
-        self.encoder = encoder
-        self._hidden: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = encoder
+
+def load_parts(path: Path, dtype: str = "auto") -> tuple[Encoder, Tokenizer]:
+    """Load a folder with config.json, tokenizer.json and model.safetensors. Raises ModelLoadError."""
+    config = read_json(path / "config.json")
+    if config.get("model_type") != "bert" or config.get("hidden_act") != "gelu":
+        raise ModelLoadError(f"{path} is not a BERT model with GELU", fix="name a MiniLM folder")
+    kind = choose_dtype(dtype, torch.device("cpu"))
+    tokenizer = tokenizer_from_file(path / "tokenizer.json")
+    try:
+        return _load_encoder(path, config, kind), tokenizer
+    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelLoadError(f"{path} lacks part of the model: {error}", fix="get the files again") from error
+
+
+class SentenceEmbedder:
+    """Texts to unit vectors. `width` is the number of dimensions, `max_tokens` where a text is cut.
+
+    `hidden` makes the passes in the encoder's place, whose weights are then not kept.
+    """
+
+    def __init__(
+        self, encoder: Encoder, tokenizer: Tokenizer, threads: int, hidden: Hidden | None = None
+    ) -> None:
+        self._hidden: Hidden = hidden or encoder
         self._tokenizer = tokenizer
         self._threads = threads
         self.width = int(encoder.words.shape[1])
@@ -97,27 +117,8 @@ class SentenceEmbedder:
 
     @classmethod
     def load(cls, path: Path, threads: int = 0, dtype: str = "auto") -> "SentenceEmbedder":
-        """Load a folder with config.json, tokenizer.json and model.safetensors. Raises ModelLoadError."""
-        config = read_json(path / "config.json")
-        if config.get("model_type") != "bert" or config.get("hidden_act") != "gelu":
-            raise ModelLoadError(f"{path} is not a BERT model with GELU", fix="name a MiniLM folder")
-        kind = choose_dtype(dtype, torch.device("cpu"))
-        tokenizer = tokenizer_from_file(path / "tokenizer.json")
-        try:
-            encoder = _load_encoder(path, config, kind)
-        except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
-            raise ModelLoadError(
-                f"{path} lacks part of the model: {error}", fix="get the files again"
-            ) from error
-        return cls(encoder, tokenizer, threads)
-
-    def with_encoder(
-        self, hidden: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    ) -> "SentenceEmbedder":
-        """One like this whose passes are made elsewhere; see `Encoder.__call__` for what goes in and out."""
-        other = copy(self)
-        other._hidden = hidden
-        return other
+        """As `load_parts`, put together."""
+        return cls(*load_parts(path, dtype), threads)
 
     @property
     def stats(self) -> EmbeddingStats:

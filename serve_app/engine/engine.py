@@ -94,7 +94,7 @@ class Engine:
 
     def prepare(self, form: Form) -> None:
         """Compile a form, which may take a second, and keep it. Raises InvalidInput for one that cannot be used."""
-        self._forms.guide(form)
+        self._forms.prepare(form)
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next step; its sink hears `cancelled`. Unknown ids are ignored."""

@@ -18,6 +18,7 @@ from serve_app.engine.batch import Segment
 from serve_app.engine.kv_cache import KvCache
 from serve_app.engine.layers import LayerWeights, ModelWeights
 from serve_app.engine.native.step import NativeStep
+from serve_app.engine.rows import wanted_rows
 from serve_app.engine.spec import ModelSpec
 
 
@@ -89,7 +90,7 @@ class Transformer:
             hidden = self._attend(layer, index, hidden, step)
             gate, up = layer.gate_up(self._norm(hidden, layer.post_norm)).chunk(2, dim=-1)
             hidden = hidden.add_(layer.down((F.silu(gate.float()).mul_(up)).to(self.dtype)))
-        return self._logits(hidden[_wanted_rows(segments, order, self.device)])
+        return self._logits(hidden[wanted_rows(segments, order, self.device)])
 
     def _lay_out(self, segments: Sequence[Segment], cache: KvCache) -> _Step:
         positions = [p for segment in segments for p in range(segment.position, segment.end)]
@@ -173,14 +174,3 @@ class Transformer:
         # Squares are summed before the mean is taken, as in the reference.
         scale = length.square_().div_(rows.shape[-1]).add_(self.spec.norm_eps).rsqrt_()
         return (rows * scale).mul_(weight)
-
-
-def _wanted_rows(segments: Sequence[Segment], order: Sequence[int], device: torch.device) -> torch.Tensor:
-    """The last row of each segment that wants logits, in the order of the segments."""
-    last: dict[int, int] = {}
-    total = 0
-    for index in order:
-        total += len(segments[index].tokens)
-        last[index] = total - 1
-    rows = [last[index] for index, segment in enumerate(segments) if segment.wants_logits]
-    return torch.tensor(rows, dtype=torch.int64, device=device)

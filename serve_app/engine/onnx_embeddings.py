@@ -4,14 +4,13 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from manta.errors import ModelLoadError
-from serve_app.engine.embeddings import Encoder, SentenceEmbedder
+from serve_app.engine.embeddings import Encoder, Hidden, SentenceEmbedder, load_parts
 
 _RECIPE = "int8-1"
 """Part of the kept file's name; to be changed with what is made here."""
@@ -29,8 +28,9 @@ def load_onnx_embedder(path: Path, cache: Path, threads: int = 0) -> SentenceEmb
     Raises:
         ModelLoadError: ONNX Runtime is not installed, or the folder is not such a model.
     """
-    exact = SentenceEmbedder.load(path, threads, dtype="float32")
-    return exact.with_encoder(_session(quantised_file(path, cache, exact.encoder), threads))
+    encoder, tokenizer = load_parts(path, dtype="float32")
+    session = _session(quantised_file(path, cache, encoder), threads)
+    return SentenceEmbedder(encoder, tokenizer, threads, session)
 
 
 def quantised_file(path: Path, cache: Path, encoder: Encoder) -> Path:
@@ -103,7 +103,7 @@ def _not_advice(record: logging.LogRecord) -> bool:
     return "pre-processing before quantization" not in record.getMessage()
 
 
-def _session(file: Path, threads: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _session(file: Path, threads: int) -> Hidden:
     try:
         import onnxruntime  # type: ignore[import-untyped]
     except ImportError as error:

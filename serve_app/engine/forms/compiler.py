@@ -28,6 +28,10 @@ class FormCompiler:
         self._lock = threading.Lock()
         self._reading = threading.Lock()
 
+    def prepare(self, form: Form) -> None:
+        """Compile the form if it is not kept already. Raises as `guide` does."""
+        self._matcher(form.grammar)
+
     def guide(self, form: Form) -> Guide:
         """A guide at the beginning of the form.
 
@@ -35,19 +39,23 @@ class FormCompiler:
             InvalidInput: the form's grammar, schema or expression is broken, or llguidance does not support it.
             ModelError: llguidance is not installed.
         """
-        grammar = form.grammar
+        matcher = self._matcher(form.grammar)
+        with self._lock:
+            return Guide(matcher.deep_copy(), self._vocab_size)
+
+    def _matcher(self, grammar: str) -> "LLMatcher":
         with self._lock:
             kept = self._compiled.get(grammar)
             if kept is not None:
                 self._compiled.move_to_end(grammar)
-                return Guide(kept.deep_copy(), self._vocab_size)
+                return kept
         # Outside the lock: a large schema takes long, and others need not wait for it.
         matcher = self._compile(grammar)
         with self._lock:
             self._compiled[grammar] = matcher
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-            return Guide(matcher.deep_copy(), self._vocab_size)
+        return matcher
 
     def _compile(self, grammar: str) -> "LLMatcher":
         with self._reading:

@@ -14,6 +14,7 @@ class Guide:
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
+        self._forced: list[int] | None = None
 
     @property
     def stopped(self) -> bool:
@@ -22,8 +23,9 @@ class Guide:
 
     def forced(self) -> list[int]:
         """The tokens that must come next, where the form leaves no choice."""
-        tokens: list[int] = self._matcher.compute_ff_tokens()
-        return tokens
+        if self._forced is None:
+            self._forced = self._matcher.compute_ff_tokens()
+        return self._forced
 
     def allows(self, token: int) -> bool:
         """Whether the token may come next, nothing being forced. Much cheaper than `allowed`."""
@@ -41,6 +43,8 @@ class Guide:
 
     def accept(self, token: int) -> None:
         """Go on past a chosen token. Raises ModelError for one that is not allowed, and likewise."""
+        # Asked for behind each token, and again before the next choice.
+        self._forced = None
         self._matcher.consume_token(token)
         self._check()
 

@@ -12,6 +12,7 @@ from serve_app.engine.layers import LayerWeights, ModelWeights
 from serve_app.engine.linear import Product
 from serve_app.engine.native.product import NativeInt8Linear
 from serve_app.engine.native.shapes import CCache, CLayer, CModel, CProduct, CScratch, CStep, address
+from serve_app.engine.rows import wanted_rows
 from serve_app.engine.spec import ModelSpec
 
 MOST_ROWS = 576
@@ -60,7 +61,7 @@ class NativeStep:
         hidden = F.embedding(ids, self._weights.embedding).float()
         positions = torch.tensor([at for s in segments for at in range(s.position, s.end)])
         pages = _page_table(segments)
-        wanted = _wanted_rows(segments)
+        wanted = wanted_rows(segments, range(len(segments)), ids.device)
         step = CStep(
             len(ids),
             address(positions),
@@ -153,12 +154,3 @@ def _page_table(segments: Sequence[Segment]) -> torch.Tensor:
         for own in [[*segment.pages, *([0] * (longest - len(segment.pages)))]] * len(segment.tokens)
     ]
     return torch.tensor(rows, dtype=torch.int32)
-
-
-def _wanted_rows(segments: Sequence[Segment]) -> torch.Tensor:
-    rows, total = [], 0
-    for segment in segments:
-        total += len(segment.tokens)
-        if segment.wants_logits:
-            rows.append(total - 1)
-    return torch.tensor(rows, dtype=torch.int64)
