@@ -13,7 +13,7 @@ from coordinator.api_keys import DEFAULT_SCOPES
 from coordinator.store import Journal
 from coordinator.store.compaction import journal_file
 from coordinator.store.key_records import KeyLimits, KeyRecord, KeyUsage, NewKey, Scope
-from coordinator.store.keys import DAY_S
+from coordinator.store.retention import DAY_S
 from manta.clock import SystemClock
 from manta.config import Settings, load_settings
 from manta.errors import InvalidInput, MantaError, NotFound

@@ -46,6 +46,15 @@ class AgentSettings(Section):
     options: dict[str, Any] = {}
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    host = host.strip("[]").lower()
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class ServerSettings(Section):
     host: str = "127.0.0.1"
     allowed_hosts: tuple[str, ...] = ()
@@ -57,11 +66,7 @@ class ServerSettings(Section):
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine reaches the gateway."""
-        host = self.host.strip("[]").lower()
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        return is_loopback(self.host)
 
 
 class RaySettings(Section):

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, case, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from coordinator.store.bulk import Bulk, inserted
 from coordinator.store.key_records import KeyUsage, Meter, Spent
 from coordinator.store.key_schema import key_meters
 from coordinator.store.schema import BY_A_KEY, runs
@@ -21,8 +21,6 @@ def day_of(now: float) -> str:
 
 def count(connection: Connection, meter: str, meters: Sequence[Meter]) -> None:
     """Totals of one gateway; an older word that comes late changes nothing."""
-    if not meters:
-        return
     rows = [
         {
             "tenant": told.tenant,
@@ -35,15 +33,21 @@ def count(connection: Connection, meter: str, meters: Sequence[Meter]) -> None:
         }
         for told in meters
     ]
-    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(key_meters)
+    _WRITE_METERS.run(connection, rows)
+
+
+def _upsert(kind: Any) -> Any:
+    statement: Any = inserted(kind, key_meters)
     highest = {name: _greater(key_meters.c[name], statement.excluded[name]) for name in _COUNTERS}
     keys = [column.name for column in key_meters.primary_key]
-    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=highest), rows)
+    return statement.on_conflict_do_update(index_elements=keys, set_=highest)
 
 
 def _greater(old: Column[int], new: Any) -> ColumnElement[int]:
     return case((new > old, new), else_=old)
+
+
+_WRITE_METERS = Bulk(_upsert)
 
 
 def spent_since(connection: Connection, tenant: str, principal: str, since: float, but: str = "") -> Spent:

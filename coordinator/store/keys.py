@@ -13,6 +13,7 @@ from coordinator.api_keys import DEFAULT_SCOPES, SCOPES, digest, new_key_text
 from coordinator.store.key_meters import count, running, spent_since, usage_since
 from coordinator.store.key_records import KeyLimits, KeyOnFile, KeyRecord, KeyUsage, Meter, NewKey, Scope
 from coordinator.store.key_schema import api_keys
+from coordinator.store.retention import DAY_S
 from coordinator.store.room import Room, plain_id, require_page
 from coordinator.store.rows import require_name
 from manta.errors import Conflict, InvalidInput, NotFound
@@ -21,7 +22,6 @@ from manta.messages import from_json, to_json
 
 NOBODY = "local"
 """Whoever comes without a key, where none is asked for."""
-DAY_S = 86400.0
 
 
 class Keys(Room):
@@ -100,8 +100,7 @@ class Keys(Room):
         text = new_key_text(key)
 
         def change(old: Row[Any]) -> Mapping[str, Any]:
-            if old.revoked_at is not None:
-                raise Conflict(f"key {key} is revoked", fix="make a new one", code="key_revoked")
+            _require_not_revoked(old)
             return {
                 "secret_hash": digest(text.secret),
                 "old_hash": old.secret_hash if grace_s else None,
@@ -123,8 +122,7 @@ class Keys(Room):
         """It holds until then; None is for ever. Raises Conflict, code `key_revoked`."""
 
         def change(old: Row[Any]) -> Mapping[str, Any]:
-            if old.revoked_at is not None:
-                raise Conflict(f"key {key} is revoked", fix="make a new one", code="key_revoked")
+            _require_not_revoked(old)
             return {"expires_at": at}
 
         return await self._change(key, change)
@@ -184,11 +182,7 @@ class Keys(Room):
 
     async def _change(self, key: str, change: Callable[[Row[Any]], Mapping[str, Any]]) -> KeyRecord:
         def operation(connection: Connection) -> KeyRecord:
-            query = select(api_keys).where(api_keys.c.id == plain_id(key, _not_found)).with_for_update()
-            row = connection.execute(query).one_or_none()
-            if row is None:
-                raise _not_found(key)
-            values = change(row)
+            values = change(_row(connection, key, locked=True))
             if values:
                 connection.execute(update(api_keys).where(api_keys.c.id == key).values(**values))
             return _get(connection, key)
@@ -235,10 +229,20 @@ def _has_budget(limits: KeyLimits) -> bool:
 
 
 def _get(connection: Connection, key: str) -> KeyRecord:
-    row = connection.execute(select(api_keys).where(api_keys.c.id == plain_id(key, _not_found))).one_or_none()
+    return _record(_row(connection, key))
+
+
+def _row(connection: Connection, key: str, *, locked: bool = False) -> Row[Any]:
+    query = select(api_keys).where(api_keys.c.id == plain_id(key, _not_found))
+    row = connection.execute(query.with_for_update() if locked else query).one_or_none()
     if row is None:
         raise _not_found(key)
-    return _record(row)
+    return row
+
+
+def _require_not_revoked(row: Row[Any]) -> None:
+    if row.revoked_at is not None:
+        raise Conflict(f"key {row.id} is revoked", fix="make a new one", code="key_revoked")
 
 
 def _not_found(key: str) -> NotFound:

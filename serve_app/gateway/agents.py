@@ -61,7 +61,7 @@ class GraphJson(TypedDict):
 
 @router.post("/agents/search")
 async def search_agents(body: AgentSearch, platform: PlatformDep) -> list[AgentJson]:
-    named = [_agent(graph) for graph in await _graphs(platform) if (body.name or "") in graph.name]
+    named = [_agent(graph) for graph in await all_graphs(platform) if (body.name or "") in graph.name]
     matching = [agent for agent in named if _has(agent["metadata"], body.metadata or {})]
     return matching[body.offset : body.offset + body.limit]
 
@@ -88,18 +88,19 @@ async def list_graphs(platform: PlatformDep) -> list[GraphJson]:
             "input_schema": graph.input_schema,
             "chat": graph.chat,
         }
-        for graph in await _graphs(platform)
+        for graph in await all_graphs(platform)
     ]
 
 
-async def _graphs(platform: Platform) -> list[Graph]:
+async def all_graphs(platform: Platform) -> list[Graph]:
+    """Every graph there is, by name."""
     graphs: list[Graph] = await platform.coordinator.call("graphs")
     return sorted(graphs, key=lambda graph: graph.name)
 
 
 async def graph_named(platform: Platform, name: str) -> Graph:
     """Raises NotFound, code `unknown_graph`."""
-    graphs = await _graphs(platform)
+    graphs = await all_graphs(platform)
     for graph in graphs:
         if graph.name == name:
             return graph

@@ -19,7 +19,7 @@ from manta.ids import RunId, StepKey, ThreadId
 from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.body_types import WHOLE, Body
 from serve_app.gateway.deps import Desk, DeskDep, ThreadPath, known_id
-from serve_app.gateway.errors import TAKING
+from serve_app.gateway.errors import TAKING, in_a_line
 from serve_app.gateway.run_bodies import RunCreate
 from serve_app.gateway.run_starts import submit
 from serve_app.gateway.shapes import stamp
@@ -85,7 +85,7 @@ async def answer(desk: Desk, thread: ThreadId, command: StreamingCommand) -> Com
     except Unavailable:
         raise
     except MantaError as error:
-        return refusal(command.id, Refused(_code(error), _line(error)))
+        return refusal(command.id, Refused(_code(error), in_a_line(error)))
     return {"type": "success", "id": command.id, "result": result}
 
 
@@ -98,10 +98,6 @@ def _code(error: MantaError) -> str:
     return (
         "no_such_run" if isinstance(error, NotFound) and error.code == NotFound.code else "invalid_argument"
     )
-
-
-def _line(error: MantaError) -> str:
-    return error.message + (f" ({error.fix})" if error.fix else "")
 
 
 async def _start_run(desk: Desk, thread: ThreadId, params: Params) -> dict[str, Any]:

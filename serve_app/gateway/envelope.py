@@ -6,8 +6,10 @@ import uuid
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.gateway.guard import header_values
+
 REQUEST_ID = "X-Request-Id"
-_PLAIN = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_PLAIN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SAFE = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -58,7 +60,5 @@ def _given(message: Message) -> MutableHeaders:
 
 
 def request_id(scope: Scope) -> str:
-    given = [value for name, value in scope["headers"] if name.lower() == REQUEST_ID.lower().encode()]
-    if len(given) == 1 and _PLAIN.fullmatch(given[0]):
-        return given[0].decode()
-    return uuid.uuid4().hex
+    given = header_values(scope, b"x-request-id")
+    return given[0] if len(given) == 1 and _PLAIN.fullmatch(given[0]) else uuid.uuid4().hex

@@ -114,12 +114,17 @@ def is_openai(path: str) -> bool:
     return path.startswith("/v1/")
 
 
+def in_a_line(error: MantaError) -> str:
+    """What happened and what to do, where there is one field for both."""
+    return error.message + (f" ({error.fix})" if error.fix else "")
+
+
 def error_body(path: str, error: MantaError, status: int = 0, code: str = "") -> dict[str, Any]:
     """`status` and `code` replace the error's own where HTTP itself has the better word."""
     code = code or error.code
     if is_openai(path):
         kind = "invalid_request_error" if (status or error.http_status) < 500 else "server_error"
-        message = error.message + (f" ({error.fix})" if error.fix else "")
+        message = in_a_line(error)
         param = error.param if isinstance(error, BadField) else "model" if code == "model_not_found" else None
         return {"error": {"message": message, "type": kind, "code": code, "param": param}}
     return {"code": code, "message": error.message, "metadata": {"fix": error.fix}}

@@ -4,16 +4,16 @@ A loopback address is no protection from browsers: any page may send requests th
 that it points at 127.0.0.1 (DNS rebinding) it may also read the answers. Such requests carry that name as `Host`.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from manta.config import is_loopback
 from serve_app.gateway.errors import refusal
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::\d*)?")
 MAX_HEADER_BYTES = 16 << 10
 _ORIGIN = re.compile(rf"https?://{_HOST.pattern}")
@@ -21,13 +21,11 @@ _ORIGIN = re.compile(rf"https?://{_HOST.pattern}")
 
 def allowed_hosts(bound_to: str) -> tuple[str, ...]:
     """The hosts to allow where the gateway listens on `bound_to`; none, for any, when that is not loopback."""
+    if not is_loopback(bound_to):
+        return ()
     host = bound_to.strip("[]").lower()
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
     named = f"[{host}]" if ":" in host else host
-    return tuple(dict.fromkeys((*LOOPBACK_HOSTS, named))) if loopback else ()
+    return tuple(dict.fromkeys((*LOOPBACK_HOSTS, named)))
 
 
 class HostGuard:
@@ -50,7 +48,7 @@ class HostGuard:
             await self._app(scope, receive, send)
             return
         # Not from the request's URL, which is put together from these headers and more.
-        hosts, origins = _values(scope, b"host"), _values(scope, b"origin")
+        hosts, origins = header_values(scope, b"host"), header_values(scope, b"origin")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             message = f"the headers are over {MAX_HEADER_BYTES >> 10} KiB"
             await refusal(scope, 431, "headers_too_large", message, "send fewer")(scope, receive, send)
@@ -61,7 +59,7 @@ class HostGuard:
             await refusal(scope, 400, "bad_host", f"this is not host {name!r}", "use 127.0.0.1 or localhost")(
                 scope, receive, send
             )
-        elif scope.get("method") not in _SAFE_METHODS and not all(map(self._may_come, origins)):
+        elif scope.get("method") not in SAFE_METHODS and not all(map(self._may_come, origins)):
             message = f"a page of {origins[0][:100]!r} may not do this"
             await refusal(scope, 403, "bad_origin", message, "send no Origin, or the platform's own")(
                 scope, receive, send
@@ -77,5 +75,6 @@ class HostGuard:
         return match is not None and match[1] in self._hosts
 
 
-def _values(scope: Scope, name: bytes) -> list[str]:
+def header_values(scope: Scope, name: bytes) -> list[str]:
+    """Every value of a header; `name` in small letters."""
     return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]

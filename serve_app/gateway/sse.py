@@ -22,6 +22,8 @@ from serve_app.gateway.deps import Desk
 from serve_app.gateway.shapes import values_of
 
 KEEP_ALIVE_S = 15.0
+KEEP_ALIVE = ": keep-alive\n\n"
+"""A comment, so that proxies see a stream at work."""
 FRAMES = ("metadata", "custom", "messages", "updates", "values", "error", "end")
 """What the events of a run's stream are called."""
 
@@ -51,7 +53,7 @@ async def run_stream(
                 yield frame("end", None)
                 return
             if not watch.events:
-                yield ": keep-alive\n\n"
+                yield KEEP_ALIVE
     except MantaError as error:
         yield frame("error", error.to_json())
 

@@ -18,7 +18,7 @@ from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.body_types import WHOLE, Body
 from serve_app.gateway.deps import Desk, DeskDep, ThreadPath
 from serve_app.gateway.errors import TAKING, BadCursor
-from serve_app.gateway.sse import KEEP_ALIVE_S, frame, step_output
+from serve_app.gateway.sse import KEEP_ALIVE, KEEP_ALIVE_S, frame, step_output
 from serve_app.gateway.streaming import EventStream, sse_answer
 from serve_app.gateway.thread_events import METHODS, Facts, Teller, Told, Wanted, place, run_and_seq
 
@@ -80,7 +80,7 @@ async def _frames(reader: "ThreadReader") -> AsyncGenerator[str, None]:
     try:
         async for told in reader.read():
             if told is None:
-                yield ": keep-alive\n\n"
+                yield KEEP_ALIVE
             else:
                 yield frame(str(told["method"]), told, told.get("eventId"))
     except MantaError as error:

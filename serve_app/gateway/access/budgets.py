@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from coordinator.store.key_records import KeyLimits, Spent
+from coordinator.store.keys import periods
+from coordinator.store.retention import DAY_S
 from manta.usage import Budget
 
 MICROS = 1_000_000
@@ -58,9 +59,7 @@ def _rows(limits: KeyLimits, today: Spent, month: Spent, asked: Spent) -> Iterat
 
 def _until_next(period: Literal["day", "month"], now: float) -> float:
     """Seconds until the next day or month begins, in UTC."""
-    today = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    if period == "day":
-        following = today + timedelta(days=1)
-    else:
-        following = (today.replace(day=28) + timedelta(days=4)).replace(day=1)
-    return following.timestamp() - now
+    today, month = periods(now)
+    # The 33rd day of a month always lies in the next one.
+    following = today + DAY_S if period == "day" else periods(month + 32 * DAY_S)[1]
+    return following - now

@@ -15,6 +15,7 @@ from serve_app.gateway.access.keyring import KeyRing
 from serve_app.gateway.access.meters import Meters
 from serve_app.gateway.access.scopes import needed
 from serve_app.gateway.errors import error_response
+from serve_app.gateway.guard import header_values
 
 ACCOUNT = "manta.account"
 """Where a request's scope has its key's account; it is absent where nobody has to show one."""
@@ -74,10 +75,10 @@ class Gate:
 
 def _bearer(scope: Scope) -> str:
     """What stands behind `Bearer`; of two headers none counts."""
-    shown = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+    shown = header_values(scope, b"authorization")
     if len(shown) != 1:
         return ""
-    kind, _, rest = shown[0].decode("latin-1").partition(" ")
+    kind, _, rest = shown[0].partition(" ")
     return rest.strip() if kind.lower() == "bearer" else ""
 
 

@@ -4,11 +4,11 @@ import re
 from typing import Literal, TypeAlias
 
 from coordinator.store.key_records import Scope
+from serve_app.gateway.guard import SAFE_METHODS
 
 Need: TypeAlias = Scope | Literal["nothing", "key"]
 """`nothing`: not even a key; `key`: any that holds."""
 
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _OPEN = re.compile(r"/|/healthz|/readyz")
 _FOR_ANY_KEY = re.compile(r"/openapi\.json|/v1/models(/.*)?|/models(/.*)?")
 _CHAT = re.compile(r"/v1(/.*)?")
@@ -23,7 +23,7 @@ _RUNS = re.compile(r"/(runs|threads|agents|graphs|store|schedules|approvals|file
 
 def needed(method: str, path: str) -> Need:
     """The scope for a request; `method` is `WEBSOCKET` for one. What is not known is for `admin` alone."""
-    reading = method in _READING
+    reading = method in SAFE_METHODS
     if _OPEN.fullmatch(path):
         return "nothing"
     if reading and _FOR_ANY_KEY.fullmatch(path):

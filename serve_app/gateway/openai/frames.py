@@ -6,7 +6,8 @@ from typing import Any, Protocol
 from manta.errors import MantaError
 from manta.messages import ChatChunk, Usage
 from serve_app.gateway.errors import error_body
-from serve_app.gateway.openai.routing import DONE, KEEP_ALIVE, data
+from serve_app.gateway.openai.routing import DONE, data
+from serve_app.gateway.sse import KEEP_ALIVE
 
 
 class Shapes(Protocol):

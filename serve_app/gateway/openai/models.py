@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from serve_app.gateway.agents import all_graphs
 from serve_app.gateway.deps import PlatformDep
 from serve_app.gateway.openai.embeddings import EMBEDDING_MODEL
 from serve_app.gateway.openai.graph_inputs import GRAPH_PREFIX
 from serve_app.gateway.openai.routing import openai_router
-from serve_app.gateway.openai.sources import graph_behind, graphs, is_graph
+from serve_app.gateway.openai.sources import graph_behind, is_graph
 
 router = openai_router()
 
@@ -14,7 +15,7 @@ router = openai_router()
 @router.get("/models")
 async def list_models(platform: PlatformDep) -> dict[str, Any]:
     names = [*platform.models.names, EMBEDDING_MODEL]
-    names += sorted(f"{GRAPH_PREFIX}{graph.name}" for graph in await graphs(platform))
+    names += [f"{GRAPH_PREFIX}{graph.name}" for graph in await all_graphs(platform)]
     return {"object": "list", "data": [_model(name) for name in names]}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from manta.errors import MantaError
 from manta.ids import RunId
 from manta.messages import ChatChunk, TokenLogprob, ToolCall, Usage
+from serve_app.gateway.errors import in_a_line
 from serve_app.gateway.openai.logprobs import chat_logprobs
 from serve_app.gateway.openai.routing import new_id, now
 
@@ -100,8 +101,7 @@ class ResponseWriter:
     def fail(self, error: MantaError) -> Events:
         """In place of the rest. The items stay as far as they have come."""
         code = "rate_limit_exceeded" if error.http_status == _TOO_MUCH else "server_error"
-        message = error.message + (f" ({error.fix})" if error.fix else "")
-        self._error = {"code": code, "message": message}
+        self._error = {"code": code, "message": in_a_line(error)}
         return [self._event("response.failed", response=self.response())]
 
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """/v1/responses. Nothing is kept: a conversation is sent whole each time, as `store: false` means it."""
 
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
@@ -17,10 +16,11 @@ from serve_app.gateway.openai.forms import TextFormat
 from serve_app.gateway.openai.gathering import begun, cut_short
 from serve_app.gateway.openai.response_input import messages_of
 from serve_app.gateway.openai.response_shapes import Events, ResponseWriter
-from serve_app.gateway.openai.routing import KEEP_ALIVE, RUNNING, openai_router, run_headers
+from serve_app.gateway.openai.routing import RUNNING, openai_router, run_headers
 from serve_app.gateway.openai.sources import answering
 from serve_app.gateway.openai.tooling import read_tools
 from serve_app.gateway.openai.wire_schemas import RESPONSE_INPUT, RESPONSE_TOOL_CHOICE, RESPONSE_TOOLS
+from serve_app.gateway.sse import KEEP_ALIVE, frame
 from serve_app.gateway.streaming import EventStream
 
 LOGPROBS = "message.output_text.logprobs"
@@ -183,6 +183,4 @@ async def _frames(
 
 
 def _told(events: Events) -> str:
-    return "".join(
-        f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events
-    )
+    return "".join(frame(event["type"], event) for event in events)

@@ -15,7 +15,6 @@ from serve_app.gateway.errors import OpenAIErrorJson, declared
 RUN_HEADER = "Manta-Run-Id"
 """Names the run behind the answer of a graph."""
 FINGERPRINT = f"manta-{manta.__version__}"
-KEEP_ALIVE = ": keep-alive\n\n"
 DONE = "data: [DONE]\n\n"
 TAKING = declared(413, 415, shape=OpenAIErrorJson)
 ASKING = {**TAKING, **declared(502, 504, shape=OpenAIErrorJson)}

@@ -9,6 +9,7 @@ from manta.errors import InvalidInput, NotFound
 from manta.graph import Graph
 from manta.ids import RunId
 from manta.messages import ChatChunk, ChatRequest
+from serve_app.gateway.agents import all_graphs
 from serve_app.gateway.deps import Desk, Platform
 from serve_app.gateway.errors import BadField
 from serve_app.gateway.openai.bodies import RunOptions
@@ -30,18 +31,13 @@ def is_graph(name: str, platform: Platform) -> bool:
     return name.startswith(GRAPH_PREFIX) and name not in platform.models.names
 
 
-async def graphs(platform: Platform) -> list[Graph]:
-    found: list[Graph] = await platform.coordinator.call("graphs")
-    return found
-
-
 async def graph_behind(name: str, platform: Platform) -> Graph:
     """Raises NotFound, code `model_not_found`."""
-    there = await graphs(platform)
+    there = await all_graphs(platform)
     for graph in there:
         if f"{GRAPH_PREFIX}{graph.name}" == name:
             return graph
-    known = ", ".join(sorted(f"{GRAPH_PREFIX}{graph.name}" for graph in there))
+    known = ", ".join(f"{GRAPH_PREFIX}{graph.name}" for graph in there)
     raise NotFound(f"there is no model {name!r}", fix=f"graphs: {known}", code="model_not_found")
 
 
