@@ -18,6 +18,7 @@ from coordinator.store.feedback import Feedback
 from coordinator.store.items import Items
 from coordinator.store.keys import Keys
 from coordinator.store.kinds import Commits, Creations
+from coordinator.store.models import Models
 from coordinator.store.records import (
     Change,
     Decision,
@@ -63,6 +64,7 @@ class Journal:
         self.feedback = Feedback(*doors)
         self.retention = Retention(*doors)
         self.keys = Keys(*doors)
+        self.models = Models(*doors)
 
     @classmethod
     async def open(
@@ -190,18 +192,21 @@ class Journal:
         value: Any,
         comment: str,
         by: str,
+        key: str | None = None,
     ) -> RunRecord:
         """Writes a person's answer to a step that waits; None is the only one. The same answer twice is harmless.
 
-        A run that nobody has in memory becomes pending.
+        A run that nobody has in memory becomes pending. A `key` that came before changes nothing, whatever waits now.
 
         Raises:
             NotFound: the tenant has no such run.
             Conflict: code `not_waiting`, `ambiguous` (several steps wait) or `decided` (otherwise).
             InvalidInput: the action does not answer what the step waits for.
+            IdempotencyConflict: the key came with another answer.
         """
+        now = self._clock.now()
         return await self._write(
-            lambda c: decisions.decide(c, tenant, run_id, step, action, value, comment, by, self._clock.now())
+            lambda c: decisions.decide(c, tenant, run_id, step, action, value, comment, by, key, now)
         )
 
     async def decisions(self, run_id: RunId) -> list[Decision]:
@@ -209,19 +214,26 @@ class Journal:
         return await self._read(lambda c: decisions.read_decisions(c, run_id))
 
     async def reopen(
-        self, tenant: Tenant, run_id: RunId, budget: Budget | None = None, keep: Collection[StepKey] = ()
+        self,
+        tenant: Tenant,
+        run_id: RunId,
+        budget: Budget | None = None,
+        keep: Collection[StepKey] = (),
+        key: str | None = None,
     ) -> RunRecord:
         """Makes a run that did not end well pending again, with a new budget if one is given.
 
         What was done stays, and so do the failures in `keep`; other executions that did not get done are
         forgotten, and of their calls those that failed or are of unknown outcome may be made again if they
-        may be repeated at all.
+        may be repeated at all. A `key` that came before changes nothing.
 
         Raises:
             NotFound: the tenant has no such run.
             Conflict: code `run_terminal` (it ended well) or `run_active` (it is not over).
+            IdempotencyConflict: the key came with another budget.
         """
-        return await self._write(lambda c: runs.reopen(c, tenant, run_id, budget, keep, self._clock.now()))
+        now = self._clock.now()
+        return await self._write(lambda c: runs.reopen(c, tenant, run_id, budget, keep, key, now))
 
     async def delete_run(self, tenant: Tenant, run_id: RunId) -> None:
         """Deletes a finished run with all that belongs to it.
