@@ -118,16 +118,19 @@ class CoordinatorActor:
         value: Any = None,
         comment: str = "",
         by: str = "",
+        key: str | None = None,
     ) -> RunRecord:
-        return await self._there(self._service.decide(tenant, run, step, action, value, comment, by))
+        return await self._there(self._service.decide(tenant, run, step, action, value, comment, by, key))
 
     @ray.method(concurrency_group="control")
     async def fork(self, tenant: Tenant, run: RunId, asked: Fork) -> RunRecord:
         return await self._there(self._service.fork(tenant, run, asked))
 
     @ray.method(concurrency_group="control")
-    async def resume(self, tenant: Tenant, run: RunId, budget: Budget | None) -> RunRecord:
-        return await self._there(self._service.resume(tenant, run, budget))
+    async def resume(
+        self, tenant: Tenant, run: RunId, budget: Budget | None, key: str | None = None
+    ) -> RunRecord:
+        return await self._there(self._service.resume(tenant, run, budget, key))
 
     @ray.method(concurrency_group="control")
     async def library(self, room: str, method: str, *arguments: Any) -> Any:

@@ -40,7 +40,7 @@ from manta.messages import Budget, CallIntent, CallOutcome, RecordedCall, to_jso
 from manta.protocols import AgentRuntime
 from manta.telemetry import get_logger
 
-LIBRARY = ("threads", "items", "schedules", "feedback", "keys")
+LIBRARY = ("threads", "items", "schedules", "feedback", "keys", "models")
 """Rooms of the journal whose methods callers use as they are."""
 
 logger = get_logger("coordinator")
@@ -276,15 +276,19 @@ class CoordinatorService:
         value: Any = None,
         comment: str = "",
         by: str = "",
+        key: str | None = None,
     ) -> RunRecord:
         """A person's answer to a step that waits (None: the only one); durable, then acted on.
+
+        A `key`, the caller's for this very answer, makes a repeated call the same as the first.
 
         Raises:
             NotFound: no such run.
             Conflict: nothing waits there, several do, or it was decided otherwise.
             InvalidInput: the action does not fit what the step waits for.
+            IdempotencyConflict: the key came with another answer.
         """
-        record = await self.journal.decide(tenant, run, step, action, value, comment, by)
+        record = await self.journal.decide(tenant, run, step, action, value, comment, by, key)
         reach("coordinator.decided")
         executor = self.live.executor(run)
         if executor is not None:
@@ -306,22 +310,29 @@ class CoordinatorService:
         reach("coordinator.forked")
         return made
 
-    async def resume(self, tenant: Tenant, run: RunId, budget: Budget | None) -> RunRecord:
+    async def resume(
+        self, tenant: Tenant, run: RunId, budget: Budget | None, key: str | None = None
+    ) -> RunRecord:
         """Open a run that failed or was stopped again: failed steps run anew, `budget` replaces the run's.
+
+        A run that was resumed under the same `key` before is given as it is.
 
         Raises:
             NotFound: no such run.
             Conflict: it is not over, or it ended well.
+            IdempotencyConflict: the key came with another budget.
         """
         record, steps = await self.get(tenant, run)
         graph = self.live.graph(record)
-        record = await self.journal.reopen(tenant, run, budget, tolerated(record, graph, steps))
+        record = await self.journal.reopen(tenant, run, budget, tolerated(record, graph, steps), key)
         reach("coordinator.reopened")
-        self.live.offer(brief_of(record))
+        if record.status == "pending":
+            self.live.offer(brief_of(record))
         return record
 
     async def library(self, room: str, method: str, *arguments: Any) -> Any:
-        """A method of one of the journal's rooms beside runs; the first argument is the tenant, but for `keys`.
+        """A method of one of the journal's rooms beside runs; the first argument is the tenant, but for `keys` and
+        `models`.
 
         Raises:
             InvalidInput: there is no such room or method.

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from coordinator.store.records import TERMINAL_STATUSES, Decision, RunRecord
+from coordinator.store.requests import seen_by_run
 from coordinator.store.rows import lock_run_of, plain, read_run, require_name
 from coordinator.store.schema import decisions, runs, steps
 from manta.errors import Conflict, InvalidInput
@@ -26,10 +27,14 @@ def decide(
     value: Any,
     comment: str,
     by: str,
+    key: str | None,
     now: float,
 ) -> RunRecord:
     """Writes the answer, and wakes the run if nobody has it in memory."""
     run = lock_run_of(connection, tenant, run_id)
+    if seen_by_run(connection, run, "decide", key, [step, action, value, comment]):
+        # By now another step may wait, which this is no answer to.
+        return read_run(connection, run.tenant, run.id)
     held = _waiting(connection, run)
     answers = _of_run(connection, run)
     # An answer to what a step waited for earlier is not one to what it waits for now.

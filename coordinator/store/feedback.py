@@ -1,12 +1,13 @@
 """What people say of a run: a rating, a comment, or both, as often as they like."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select
 
 from coordinator.store.library_records import FeedbackRecord
 from coordinator.store.library_schema import feedback
+from coordinator.store.requests import used_otherwise
 from coordinator.store.room import Room, new_id
 from coordinator.store.rows import lock_run_of, plain, require_name, run_not_found
 from coordinator.store.schema import runs
@@ -20,9 +21,15 @@ class Feedback(Room):
     """Both methods raise NotFound for a run that the tenant does not have."""
 
     async def add(
-        self, tenant: Tenant, run: RunId, principal: str, rating: int | None = None, comment: str = ""
+        self,
+        tenant: Tenant,
+        run: RunId,
+        principal: str,
+        rating: int | None = None,
+        comment: str = "",
+        feedback_id: str | None = None,
     ) -> FeedbackRecord:
-        """Adds to what was said before.
+        """Adds to what was said before, unless the caller's own `feedback_id` is there already.
 
         Args:
             rating: 1 (worst) to 5.
@@ -30,16 +37,20 @@ class Feedback(Room):
 
         Raises:
             InvalidInput: neither of the two, or one out of bounds.
+            IdempotencyConflict: the id is there with something else.
         """
         _check(rating, comment)
         said = {"rating": rating, "comment": comment, "principal": require_name("principal", principal)}
-        now = self._clock.now()
+        wanted, now = require_name("an id", feedback_id or new_id()), self._clock.now()
 
         def operation(connection: Connection) -> FeedbackRecord:
             lock_run_of(connection, tenant, run)
             own = (feedback.c.tenant == tenant, feedback.c.run_id == run)
+            before = connection.execute(select(feedback).where(*own, feedback.c.id == wanted)).one_or_none()
+            if before is not None:
+                return _same(_record(before), said)
             last = connection.execute(select(func.max(feedback.c.number)).where(*own)).scalar() or 0
-            new = {"tenant": tenant, "run_id": run, "number": last + 1, "id": new_id(), "created_at": now}
+            new = {"tenant": tenant, "run_id": run, "number": last + 1, "id": wanted, "created_at": now}
             connection.execute(insert(feedback).values(**new, **said))
             return _record(connection.execute(select(feedback).where(feedback.c.id == new["id"])).one())
 
@@ -65,6 +76,12 @@ def _check(rating: int | None, comment: str) -> None:
         raise InvalidInput(f"a rating is 1 to 5, not {rating!r}", fix="5 is the best")
     if len(comment) > MAX_COMMENT:
         raise InvalidInput(f"a comment may have {MAX_COMMENT} characters", fix="say it in fewer words")
+
+
+def _same(before: FeedbackRecord, said: Mapping[str, Any]) -> FeedbackRecord:
+    if any(getattr(before, name) != value for name, value in said.items()):
+        raise used_otherwise(before.id)
+    return before
 
 
 def _record(row: Row[Any]) -> FeedbackRecord:

@@ -6,6 +6,7 @@ from sqlalchemy import Connection, delete, insert, update
 
 from coordinator.store.calls import clear_failed, give_up_all
 from coordinator.store.records import TERMINAL_STATUSES, RunRecord
+from coordinator.store.requests import seen_by_run
 from coordinator.store.retention import delete_runs
 from coordinator.store.rows import lock_run_of, read_run, require_open
 from coordinator.store.schema import RESERVED_FIELDS, events, runs, steps
@@ -36,10 +37,13 @@ def reopen(
     run_id: str,
     budget: Budget | None,
     keep: Collection[StepKey],
+    key: str | None,
     now: float,
 ) -> RunRecord:
     """Makes a run that did not end well pending again: what failed in it is forgotten, but for `keep`."""
     run = lock_run_of(connection, tenant, run_id)
+    if seen_by_run(connection, run, "resume", key, to_json(budget)):
+        return read_run(connection, tenant, run.id)
     if run.status not in TERMINAL_STATUSES - {"success"}:
         raise Conflict(
             f"run {run.id} is {run.status}: only one that failed or was stopped can be resumed",

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, case, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, case, delete, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from coordinator.schedules import next_time, normalised
 from coordinator.store.library_records import ScheduleRecord
 from coordinator.store.library_schema import schedules
+from coordinator.store.requests import used_otherwise
 from coordinator.store.room import Room, encoded, new_id, plain_id, require_object, require_page
 from coordinator.store.rows import require_name
 from manta.errors import NotFound
@@ -27,17 +29,21 @@ class Schedules(Room):
         timezone: str = "UTC",
         metadata: Mapping[str, Any] | None = None,
         enabled: bool = True,
+        schedule: str | None = None,
     ) -> ScheduleRecord:
         """A schedule whose first run is at the next time of `cron` in `timezone`, an IANA name.
 
+        `schedule`: an id of the caller's own; one that is there already is given as it is.
+
         Raises:
             InvalidInput: no such cron expression or time zone, or a value that is not JSON.
+            IdempotencyConflict: what is there under the id was made by another request.
         """
         now = self._clock.now()
         first = next_time(cron, timezone, now)
         encoded("the input", input)
         values = {
-            "id": new_id(),
+            "id": require_name("an id", schedule or new_id()),
             "tenant": tenant,
             "principal": require_name("principal", principal),
             "graph_name": require_name("a graph", graph),
@@ -52,8 +58,11 @@ class Schedules(Room):
         }
 
         def operation(connection: Connection) -> ScheduleRecord:
-            connection.execute(insert(schedules).values(values))
-            return _get(connection, tenant, str(values["id"]))
+            kind = sqlite if connection.dialect.name == "sqlite" else postgresql
+            added = kind.insert(schedules).values(values).on_conflict_do_nothing()
+            new = connection.execute(added.returning(schedules.c.id)).first() is not None
+            there = _get(connection, tenant, str(values["id"]))
+            return there if new else _same(there, values)
 
         return await self._write(operation)
 
@@ -130,6 +139,21 @@ class Schedules(Room):
         """Its time `at` came to no run, for this reason; it goes on with the next, if there is one."""
         values = {"last_at": at, "last_error": dict(error)}
         await self._write(lambda c: _move_on(c, tenant, schedule, at, next_at, values))
+
+
+def _same(there: ScheduleRecord, asked: Mapping[str, Any]) -> ScheduleRecord:
+    """What is there already, if this is how it was asked for. Raises IdempotencyConflict."""
+    told: dict[str, Any] = {
+        "principal": there.principal,
+        "graph_name": there.graph,
+        "metadata": there.metadata,
+    }
+    if there.updated_at == there.created_at:
+        told |= {"input": there.input, "cron": there.cron, "timezone": there.timezone}
+        told |= {"enabled": there.enabled}
+    if any(asked[name] != value for name, value in told.items()):
+        raise used_otherwise(there.id)
+    return there
 
 
 def _timing(

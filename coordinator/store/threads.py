@@ -21,6 +21,7 @@ from coordinator.store.library_schema import (
     threads,
 )
 from coordinator.store.records import TERMINAL_STATUSES, ThreadChange
+from coordinator.store.requests import seen_by_thread
 from coordinator.store.room import Room, new_id, require_object, require_page
 from coordinator.store.schema import runs
 from coordinator.store.thread_reads import (
@@ -59,17 +60,19 @@ class Threads(Room):
         thread: ThreadId | None = None,
         metadata: Mapping[str, Any] | None = None,
         if_exists: Literal["raise", "do_nothing"] = "raise",
+        key: str | None = None,
     ) -> ThreadRecord:
-        """An empty thread, or with `do_nothing` the one that is there.
+        """An empty thread, or with `do_nothing` the one that is there; also the one that this `key` has made.
 
         Raises:
             Conflict: code `thread_exists`.
             InvalidInput: the id is not a UUID, or the metadata no JSON object.
+            IdempotencyConflict: the key has made it with other metadata.
         """
         wanted = new_id() if thread is None else _uuid(thread)
         told = require_object("metadata", {} if metadata is None else metadata)
         now = self._clock.now()
-        return await self._write(lambda c: _create(c, tenant, wanted, told, if_exists, now))
+        return await self._write(lambda c: _create(c, tenant, wanted, told, if_exists, key, now))
 
     async def get(self, tenant: Tenant, thread: ThreadId) -> ThreadRecord:
         return await self._read(lambda c: get_thread(c, tenant, thread))
@@ -97,24 +100,28 @@ class Threads(Room):
         values: Mapping[str, Any] | None = None,
         messages: Sequence[Mapping[str, Any]] | None = None,
         checkpoint: str | None = None,
+        key: str | None = None,
     ) -> ThreadRecord:
         """Merges metadata; values and messages make a new state, from the current one or from `checkpoint`.
 
         Values are merged by name. A message whose id the state has already takes that one's place, others
-        are added. A checkpoint with nothing else goes back to it.
+        are added. A checkpoint with nothing else goes back to it. A `key` that came before changes nothing.
 
         Raises:
             NotFound: also for a checkpoint that the thread does not have.
             InvalidInput: a message without role and content, or something that is no JSON object.
+            IdempotencyConflict: the key came with another change.
         """
         told = [_checked(message) for message in messages or ()]
         merged = require_object("metadata", {} if metadata is None else metadata)
         changed = require_object("values", {} if values is None else values)
         makes_state = values is not None or messages is not None or (checkpoint and metadata is None)
-        now = self._clock.now()
+        asked, now = [merged, changed, told, checkpoint, bool(makes_state)], self._clock.now()
 
         def operation(connection: Connection) -> ThreadRecord:
             row = lock_thread_row(connection, tenant, thread)
+            if seen_by_thread(connection, tenant, row.id, "patch", key, asked):
+                return get_thread(connection, tenant, row.id)
             if merged:
                 _set_metadata(connection, row, {**row.metadata, **merged}, now)
             if makes_state:
@@ -137,10 +144,13 @@ class Threads(Room):
         """
         await self._write(lambda c: _delete(c, tenant, thread))
 
-    async def copy(self, tenant: Tenant, thread: ThreadId) -> ThreadRecord:
-        """A new thread with the same metadata, messages and states, and none of the runs."""
-        copied, now = new_id(), self._clock.now()
-        return await self._write(lambda c: _copy(c, tenant, thread, copied, now))
+    async def copy(self, tenant: Tenant, thread: ThreadId, copied: ThreadId | None = None) -> ThreadRecord:
+        """A new thread with the same metadata, messages and states, and none of the runs.
+
+        `copied`: its id, made by the caller for this one copy; if it is there already it is given as it is.
+        """
+        new, now = new_id() if copied is None else _uuid(copied), self._clock.now()
+        return await self._write(lambda c: _copy(c, tenant, thread, new, now))
 
     async def history(
         self, tenant: Tenant, thread: ThreadId, limit: int = 10, before: str | None = None
@@ -180,13 +190,21 @@ def apply(connection: Connection, tenant: str, run_id: str, change: ThreadChange
 
 
 def _create(
-    connection: Connection, tenant: str, thread: str, metadata: dict[str, Any], if_exists: str, now: float
+    connection: Connection,
+    tenant: str,
+    thread: str,
+    metadata: dict[str, Any],
+    if_exists: str,
+    key: str | None,
+    now: float,
 ) -> ThreadRecord:
     row = {"tenant": tenant, "id": thread, "metadata": dumps(metadata), "last_state": 0, "last_message": 0}
-    if _WRITE_THREADS.run(connection, [{**row, "created_at": now, "updated_at": now}]):
+    new = _WRITE_THREADS.run(connection, [{**row, "created_at": now, "updated_at": now}])
+    seen = if_exists != "do_nothing" and seen_by_thread(connection, tenant, thread, "create", key, metadata)
+    if new:
         write_labels(connection, tenant, thread, "metadata", metadata)
         return ThreadRecord(ThreadId(thread), Tenant(tenant), "idle", metadata, {}, (), None, now, now)
-    if if_exists != "do_nothing":
+    if if_exists != "do_nothing" and not seen:
         raise Conflict(
             f"thread {thread} is there already",
             fix="leave the id out, or say if_exists: do_nothing",
@@ -212,13 +230,15 @@ def _delete(connection: Connection, tenant: str, thread: str) -> None:
 
 
 def _copy(connection: Connection, tenant: str, thread: str, copied: str, now: float) -> ThreadRecord:
+    # Before its origin, which may be gone since.
+    if connection.execute(_HOLD, {"of": tenant, "thread": copied}).first() is not None:
+        return get_thread(connection, tenant, copied)
     row = lock_thread_row(connection, tenant, thread)
     numbers = {"last_state": row.last_state, "last_message": row.last_message}
-    connection.execute(
-        insert(threads).values(
-            tenant=tenant, id=copied, metadata=row.metadata, created_at=now, updated_at=now, **numbers
-        )
-    )
+    new = {"tenant": tenant, "id": copied, "metadata": dumps(row.metadata), **numbers}
+    if not _WRITE_THREADS.run(connection, [{**new, "created_at": now, "updated_at": now}]):
+        # Two coordinators were asked for the same copy.
+        return get_thread(connection, tenant, copied)
     for table in _OF_A_THREAD:
         columns = [literal(copied) if column.name == "thread_id" else column for column in table.c]
         same = select(*columns).where(table.c.tenant == tenant, table.c.thread_id == row.id)

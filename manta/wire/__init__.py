@@ -1,10 +1,12 @@
 """What goes over HTTP, without a transport: each call of the service as a value, its answer as a dataclass.
 
 The clients only send a `Call` and hand the response to `answer`. The calls are in `runs`, `threads`, `library`,
-`files` and `models` beside this; here are the types that callers of a client meet.
+`files`, `models` and `model_versions` beside this; here are the types that callers of a client meet.
 """
 
 from manta.wire.call import Call, answer, error_of, unreachable
+from manta.wire.model_comparison import Comparison
+from manta.wire.model_versions import Model, ModelRoute, ModelVersion
 from manta.wire.values import (
     FINAL_STATES,
     Approval,
@@ -32,11 +34,15 @@ __all__ = [
     "Call",
     "ChatReply",
     "CollectionInfo",
+    "Comparison",
     "Component",
     "DocumentInfo",
     "Feedback",
     "GraphInfo",
     "Item",
+    "Model",
+    "ModelRoute",
+    "ModelVersion",
     "Readiness",
     "RecordedCall",
     "Run",

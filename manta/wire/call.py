@@ -1,5 +1,6 @@
 """A request as a value, and how its answer or its error is read."""
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -96,6 +97,11 @@ def unreachable(base_url: str, error: Exception) -> MantaError:
 def part(value: str) -> str:
     """A text as one part of a path."""
     return quote(value, safe="")
+
+
+def once() -> dict[str, str]:
+    """Headers of a request that the service carries out once, however often it is sent."""
+    return {"Idempotency-Key": str(uuid.uuid4())}
 
 
 def nothing(response: httpx.Response) -> None:

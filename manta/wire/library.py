@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from manta.messages import to_json
-from manta.wire.call import Call, given, nothing, part
+from manta.wire.call import Call, given, nothing, once, part
 from manta.wire.values import Item, Schedule, item_of, schedule_of
 
 
@@ -21,7 +21,7 @@ def create_schedule(
         "metadata": dict(metadata or {}),
         "enabled": enabled,
     }
-    return Call("POST", "/schedules", _schedule, json=body)
+    return Call("POST", "/schedules", _schedule, json=body, headers=once(), repeatable=True)
 
 
 def schedules(graph: str | None, limit: int, offset: int) -> Call[Sequence[Schedule]]:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from manta.messages import Budget, to_json
-from manta.wire.call import Call, given, nothing, part
+from manta.wire.call import Call, given, nothing, once, part
 from manta.wire.values import (
     Approval,
     Feedback,
@@ -116,8 +116,8 @@ def approvals(limit: int, offset: int) -> Call[Sequence[Approval]]:
 
 def decide(run_id: str, action: str, step: str | None, value: Any, comment: str) -> Call[Run]:
     body = {**given(action=action, step=step), "value": to_json(value), "comment": comment}
-    # The same answer twice is one answer.
-    return Call("POST", f"/runs/{part(run_id)}/decisions", _run, json=body, repeatable=True)
+    path = f"/runs/{part(run_id)}/decisions"
+    return Call("POST", path, _run, json=body, headers=once(), repeatable=True)
 
 
 def fork(run_id: str, step: str, run_input: Mapping[str, Any] | None, key: str) -> Call[Run]:
@@ -127,12 +127,14 @@ def fork(run_id: str, step: str, run_input: Mapping[str, Any] | None, key: str) 
 
 
 def resume(run_id: str, budget: BudgetLike | None) -> Call[Run]:
-    return Call("POST", f"/runs/{part(run_id)}/resume", _run, json=given(budget=budget_json(budget)))
+    path, body = f"/runs/{part(run_id)}/resume", given(budget=budget_json(budget))
+    return Call("POST", path, _run, json=body, headers=once(), repeatable=True)
 
 
 def rate(run_id: str, rating: int | None, comment: str) -> Call[Feedback]:
     body = {**given(rating=rating), "comment": comment}
-    return Call("POST", f"/runs/{part(run_id)}/feedback", lambda r: feedback_of(r.json()), json=body)
+    path = f"/runs/{part(run_id)}/feedback"
+    return Call("POST", path, lambda r: feedback_of(r.json()), json=body, headers=once(), repeatable=True)
 
 
 def feedback(run_id: str) -> Call[Sequence[Feedback]]:

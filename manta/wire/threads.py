@@ -5,14 +5,14 @@ from typing import Any
 
 import httpx
 
-from manta.wire.call import Call, given, nothing, part
+from manta.wire.call import Call, given, nothing, once, part
 from manta.wire.values import Thread, ThreadState, thread_of, thread_state_of
 
 
 def create(thread_id: str, metadata: Mapping[str, Any] | None, exist_ok: bool) -> Call[Thread]:
     if_exists = "do_nothing" if exist_ok else "raise"
     body = {"thread_id": thread_id, "metadata": dict(metadata or {}), "if_exists": if_exists}
-    return Call("POST", "/threads", _thread, json=body, repeatable=exist_ok)
+    return Call("POST", "/threads", _thread, json=body, headers=once(), repeatable=True)
 
 
 def get(thread_id: str) -> Call[Thread]:
@@ -52,11 +52,12 @@ def patch(
     at = None if checkpoint is None else {"checkpoint_id": checkpoint}
     told = None if messages is None else [dict(message) for message in messages]
     body = given(metadata=metadata, values=values, messages=told, checkpoint=at)
-    return Call("PATCH", f"/threads/{part(thread_id)}", _thread, json=body)
+    path = f"/threads/{part(thread_id)}"
+    return Call("PATCH", path, _thread, json=body, headers=once(), repeatable=True)
 
 
 def copy(thread_id: str) -> Call[Thread]:
-    return Call("POST", f"/threads/{part(thread_id)}/copy", _thread)
+    return Call("POST", f"/threads/{part(thread_id)}/copy", _thread, headers=once(), repeatable=True)
 
 
 def delete(thread_id: str) -> Call[None]:

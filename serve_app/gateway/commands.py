@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from pydantic import Field, ValidationError
 from typing_extensions import TypedDict
 
-from coordinator.store.library_records import ThreadRecord, ThreadState
+from coordinator.store.library_records import ThreadState
 from coordinator.store.records import RunRecord, StepRecord
 from manta.errors import InvalidInput, MantaError, NotFound, Unavailable
 from manta.ids import RunId, StepKey, ThreadId
@@ -20,6 +20,7 @@ from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.body_types import WHOLE, Body
 from serve_app.gateway.deps import Desk, DeskDep, ThreadPath, known_id
 from serve_app.gateway.errors import TAKING, in_a_line
+from serve_app.gateway.repeats import gone, made_id, request_key
 from serve_app.gateway.run_bodies import RunCreate
 from serve_app.gateway.run_starts import submit
 from serve_app.gateway.shapes import stamp
@@ -169,7 +170,8 @@ async def _decide(desk: Desk, run: RunId, step: StepKey | None, response: Any) -
             "invalid_argument", f"an answer is true, false or an object with action: {', '.join(ACTIONS)}"
         )
     comment = str(response.get("comment") or "")
-    await desk.call("decide", run, step, action, response.get("value"), comment, desk.caller.principal)
+    said = (action, response.get("value"), comment, desk.caller.principal)
+    await desk.call("decide", run, step, *said, await request_key())
 
 
 async def _get_state(desk: Desk, thread: ThreadId, params: Params) -> dict[str, Any]:
@@ -209,17 +211,19 @@ async def _fork_state(desk: Desk, thread: ThreadId, params: Params) -> dict[str,
     if not isinstance(checkpoint, str):
         raise Refused("invalid_argument", "checkpoint_id is missing")
     graph = param(params, "assistant_id", "agent_id") or await _latest_graph(desk, thread)
-    copied: ThreadRecord = await desk.library("threads", "copy", thread)
+    key = await request_key()
+    new = ThreadId(made_id(desk, f"copy {thread}", key))
+    await desk.library("threads", "copy", thread, new)
     try:
-        await desk.library("threads", "patch", copied.id, None, None, None, checkpoint.lower())
-        body = {"agent_id": graph, "input": param(params, "input"), "thread_id": copied.id}
+        await desk.library("threads", "patch", new, None, None, None, checkpoint.lower(), key)
+        body = {"agent_id": graph, "input": param(params, "input"), "thread_id": new}
         record: RunRecord = await submit(desk, _run_create(body), None)
     except (MantaError, Refused) as error:
-        await desk.library("threads", "delete", copied.id)
+        await gone(desk.library("threads", "delete", new))
         if isinstance(error, NotFound) and error.code == NotFound.code:
             raise Refused("no_such_checkpoint", "the thread has no such checkpoint") from None
         raise
-    return {"run_id": record.id, "thread_id": copied.id}
+    return {"run_id": record.id, "thread_id": new}
 
 
 async def _latest_graph(desk: Desk, thread: ThreadId) -> str:

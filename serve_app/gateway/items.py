@@ -11,6 +11,7 @@ from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.body_types import WHOLE, Body, Limit, Name, Offset
 from serve_app.gateway.deps import DeskDep
 from serve_app.gateway.errors import READING, TAKING
+from serve_app.gateway.repeats import gone
 from serve_app.gateway.shapes import Stamp, stamp
 
 router = APIRouter(tags=["store"], route_class=StrictRoute, responses=READING)
@@ -79,7 +80,8 @@ async def get_item(
 
 @router.delete("/store/items", status_code=204, response_class=Response, responses=TAKING)
 async def delete_item(body: StoreDelete, desk: DeskDep) -> Response:
-    await desk.library("items", "delete", tuple(body.namespace), body.key)
+    await desk.library("items", "get", tuple(body.namespace), body.key)
+    await gone(desk.library("items", "delete", tuple(body.namespace), body.key))
     return Response(status_code=204)
 
 

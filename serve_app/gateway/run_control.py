@@ -10,12 +10,13 @@ from coordinator.forks import Fork
 from coordinator.store.library_records import FeedbackRecord
 from coordinator.store.records import RunRecord, StepCall, StepRecord
 from manta.errors import NotFound
-from manta.ids import RunId, StepKey, new_run_id
+from manta.ids import RunId, StepKey
 from manta.messages import Budget
 from serve_app.gateway.bodies import StrictRoute
-from serve_app.gateway.deps import Desk, DeskDep, IdempotencyKey, PageOffset, RunPath
+from serve_app.gateway.deps import Desk, DeskDep, PageOffset, RunPath
 from serve_app.gateway.errors import READING, TAKING, declared
 from serve_app.gateway.links import TO_RUN
+from serve_app.gateway.repeats import RequestKey, made_id
 from serve_app.gateway.run_bodies import DecisionBody, FeedbackBody, ForkBody, ResumeBody
 from serve_app.gateway.shapes import (
     ApprovalJson,
@@ -72,23 +73,22 @@ async def _waiting(desk: Desk, record: RunRecord) -> list[ApprovalJson]:
 
 
 @router.post("/runs/{run_id}/decisions", responses=_CHANGING)
-async def decide(run: RunPath, body: DecisionBody, desk: DeskDep) -> RunJson:
+async def decide(run: RunPath, body: DecisionBody, desk: DeskDep, key: RequestKey) -> RunJson:
     """A person's answer to a step that waits; durable when this returns, and the run goes on by itself.
 
     409: nothing waits there, several steps do and none was named, or it was decided otherwise.
     """
     step = None if body.step is None else StepKey(body.step)
     record: RunRecord = await desk.call(
-        "decide", run, step, body.action, body.value, body.comment, desk.caller.principal
+        "decide", run, step, body.action, body.value, body.comment, desk.caller.principal, key
     )
     return run_json(record)
 
 
 @router.post("/runs/{run_id}/fork", responses={**_CHANGING, **TO_RUN})
-async def fork_run(run: RunPath, body: ForkBody, desk: DeskDep, key: IdempotencyKey = None) -> RunJson:
+async def fork_run(run: RunPath, body: ForkBody, desk: DeskDep, key: RequestKey) -> RunJson:
     """A new run that goes on from a step of this one, perhaps with another input."""
-    # Without a key of the caller's it gets a private one: a repeated try could start two runs.
-    asked = Fork(StepKey(body.step), body.input, desk.caller.principal, key or f"once-{new_run_id()}")
+    asked = Fork(StepKey(body.step), body.input, desk.caller.principal, key)
     try:
         record: RunRecord = await desk.call("fork", run, asked)
     except NotFound:
@@ -100,17 +100,18 @@ async def fork_run(run: RunPath, body: ForkBody, desk: DeskDep, key: Idempotency
 
 
 @router.post("/runs/{run_id}/resume", responses=_CHANGING)
-async def resume_run(run: RunPath, body: ResumeBody, desk: DeskDep) -> RunJson:
+async def resume_run(run: RunPath, body: ResumeBody, desk: DeskDep, key: RequestKey) -> RunJson:
     """Opens a run that failed, timed out or was cancelled again: what was done stays, what failed runs anew."""
     budget: Budget | None = body.budget.budget() if body.budget else None
-    record: RunRecord = await desk.call("resume", run, budget)
+    record: RunRecord = await desk.call("resume", run, budget, key)
     return run_json(record)
 
 
 @router.post("/runs/{run_id}/feedback", responses=TAKING)
-async def add_feedback(run: RunPath, body: FeedbackBody, desk: DeskDep) -> FeedbackJson:
+async def add_feedback(run: RunPath, body: FeedbackBody, desk: DeskDep, key: RequestKey) -> FeedbackJson:
     """A rating from 1 (worst) to 5, a comment, or both."""
-    added = await desk.library("feedback", "add", run, desk.caller.principal, body.rating, body.comment)
+    said = (desk.caller.principal, body.rating, body.comment)
+    added = await desk.library("feedback", "add", run, *said, made_id(desk, f"feedback {run}", key))
     return _feedback(added)
 
 

@@ -11,6 +11,7 @@ from serve_app.gateway.body_types import Status
 from serve_app.gateway.deps import DeskDep, IdempotencyKey, RunPath
 from serve_app.gateway.errors import READING, TAKING, declared
 from serve_app.gateway.links import TO_RUN, TO_WAITED_RUN
+from serve_app.gateway.repeats import gone
 from serve_app.gateway.run_bodies import RunCreate, RunSearch
 from serve_app.gateway.run_starts import submit, wait_for, wait_or_cancel
 from serve_app.gateway.shapes import RunJson, RunWaitJson, run_json, whole_run_json
@@ -68,7 +69,8 @@ async def get_run(run: RunPath, desk: DeskDep) -> RunJson:
 @router.delete("/runs/{run_id}", status_code=204, response_class=Response, responses=declared(409))
 async def delete_run(run: RunPath, desk: DeskDep) -> Response:
     """The run and all that belongs to it. One that is not over has to be cancelled first: 409 `run_active`."""
-    await desk.call("delete", run)
+    await desk.call("wait", run, 0.0)
+    await gone(desk.call("delete", run))
     return Response(status_code=204)
 
 
@@ -92,5 +94,5 @@ async def cancel_run(
     if wait or action == "rollback":
         await wait_for(desk, run)
     if action == "rollback":
-        await desk.call("delete", run)
+        await gone(desk.call("delete", run))
     return Response(status_code=204)

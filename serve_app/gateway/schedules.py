@@ -14,6 +14,7 @@ from serve_app.gateway.body_types import Anything, Metadata, Name, OwnBody
 from serve_app.gateway.deps import DeskDep, PageLimit, PageOffset, SchedulePath
 from serve_app.gateway.errors import READING, TAKING
 from serve_app.gateway.links import TO_SCHEDULE
+from serve_app.gateway.repeats import RequestKey, gone, made_id
 from serve_app.gateway.shapes import Stamp, Uuid, stamp
 
 router = APIRouter(tags=["schedules"], route_class=StrictRoute, responses=READING)
@@ -65,7 +66,7 @@ class ScheduleJson(TypedDict):
 
 
 @router.post("/schedules", responses={**TAKING, **TO_SCHEDULE})
-async def create_schedule(body: ScheduleCreate, desk: DeskDep) -> ScheduleJson:
+async def create_schedule(body: ScheduleCreate, desk: DeskDep, key: RequestKey) -> ScheduleJson:
     check_input(await graph_named(desk.platform, body.graph), body.input)
     made = await desk.library(
         "schedules",
@@ -77,6 +78,7 @@ async def create_schedule(body: ScheduleCreate, desk: DeskDep) -> ScheduleJson:
         body.timezone,
         body.metadata,
         body.enabled,
+        made_id(desk, "schedule", key),
     )
     return _schedule(made)
 
@@ -109,7 +111,8 @@ async def patch_schedule(schedule: SchedulePath, body: SchedulePatch, desk: Desk
 @router.delete("/schedules/{schedule_id}", status_code=204, response_class=Response)
 async def delete_schedule(schedule: SchedulePath, desk: DeskDep) -> Response:
     """Runs that it started stay."""
-    await desk.library("schedules", "delete", schedule)
+    await desk.library("schedules", "get", schedule)
+    await gone(desk.library("schedules", "delete", schedule))
     return Response(status_code=204)
 
 

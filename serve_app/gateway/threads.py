@@ -1,6 +1,5 @@
 """Threads: what is remembered from run to run, in the shapes of the Agent Protocol."""
 
-import uuid
 from typing import Annotated, Any, Literal, NotRequired
 
 from fastapi import APIRouter, Query, Response
@@ -15,6 +14,7 @@ from serve_app.gateway.body_types import Body, Limit, Message, Metadata, Offset,
 from serve_app.gateway.deps import DeskDep, PageLimit, ThreadPath, known_id
 from serve_app.gateway.errors import READING, TAKING, BadCursor, declared
 from serve_app.gateway.links import TO_THREAD
+from serve_app.gateway.repeats import RequestKey, gone, made_id
 from serve_app.gateway.shapes import Stamp, stamp
 from serve_app.gateway.shapes import Uuid as UuidJson
 
@@ -94,13 +94,10 @@ class ThreadStateJson(TypedDict):
 
 
 @router.post("/threads", responses={**TAKING, **declared(409), **TO_THREAD})
-async def create_thread(body: ThreadCreate, desk: DeskDep) -> ThreadJson:
-    # An id is made here, so that a repeated try finds what the first has made.
-    thread, if_exists = (
-        body.thread_id or str(uuid.uuid4()),
-        body.if_exists if body.thread_id else "do_nothing",
-    )
-    return thread_json(await desk.library("threads", "create", ThreadId(thread), body.metadata, if_exists))
+async def create_thread(body: ThreadCreate, desk: DeskDep, key: RequestKey) -> ThreadJson:
+    thread = ThreadId(body.thread_id or made_id(desk, "thread", key))
+    if_exists = body.if_exists if body.thread_id else "raise"
+    return thread_json(await desk.library("threads", "create", thread, body.metadata, if_exists, key))
 
 
 @router.post("/threads/search", responses=TAKING)
@@ -118,24 +115,26 @@ async def get_thread(thread: ThreadPath, desk: DeskDep) -> ThreadJson:
 
 
 @router.patch("/threads/{thread_id}", responses={**TAKING, **declared(409)})
-async def patch_thread(thread: ThreadPath, body: ThreadPatch, desk: DeskDep) -> ThreadJson:
+async def patch_thread(thread: ThreadPath, body: ThreadPatch, desk: DeskDep, key: RequestKey) -> ThreadJson:
     messages = None if body.messages is None else [message.plain() for message in body.messages]
     checkpoint = body.checkpoint.checkpoint_id if body.checkpoint else None
     return thread_json(
-        await desk.library("threads", "patch", thread, body.metadata, body.values, messages, checkpoint)
+        await desk.library("threads", "patch", thread, body.metadata, body.values, messages, checkpoint, key)
     )
 
 
 @router.delete("/threads/{thread_id}", status_code=204, response_class=Response, responses=declared(409))
 async def delete_thread(thread: ThreadPath, desk: DeskDep) -> Response:
-    await desk.library("threads", "delete", thread)
+    await desk.library("threads", "get", thread)
+    await gone(desk.library("threads", "delete", thread))
     return Response(status_code=204)
 
 
 @router.post("/threads/{thread_id}/copy", responses=TO_THREAD)
-async def copy_thread(thread: ThreadPath, desk: DeskDep) -> ThreadJson:
+async def copy_thread(thread: ThreadPath, desk: DeskDep, key: RequestKey) -> ThreadJson:
     """A thread of its own with the same states; later changes of either do not reach the other."""
-    return thread_json(await desk.library("threads", "copy", thread))
+    copied = ThreadId(made_id(desk, f"copy {thread}", key))
+    return thread_json(await desk.library("threads", "copy", thread, copied))
 
 
 @router.get("/threads/{thread_id}/history")

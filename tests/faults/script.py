@@ -1,7 +1,6 @@
 """What the users of one tenant do, whatever happens to the coordinator meanwhile."""
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -143,9 +142,8 @@ class Visit:
         if record.status != "success":
             assert (record.error or {}).get("code") == "not_found", record
             note_in(self.ledger, "mended", run=run)
-            # Its answer may be lost, and then it is sent again.
-            with contextlib.suppress(Conflict):
-                await self.door.call("resume", self.tenant, run, None)
+            # Its answer may be lost, and then it is sent again under the same key.
+            await self.door.call("resume", self.tenant, run, None, "mend")
             record = await self.end_of(run)
         assert (record.status, record.output) == ("success", "whole"), record
 
