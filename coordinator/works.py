@@ -244,6 +244,7 @@ class Works:
             steps_left=start.steps_left,
             # The lease outlasts the step a little, so that what is told of a late step is that it is late.
             deadline=deadline + LEASE_MARGIN_S,
+            semantic_cache=record.graph.get("semantic_cache"),
         )
         return Task(
             scope,

@@ -158,6 +158,9 @@ class Graph(Part):
     budget: Budget | None = None
     max_active: int | None = Field(None, ge=1)
     """Runs of this graph that are at work at once, for each tenant; further ones queue."""
+    semantic_cache: float | None = Field(None, ge=0.8, le=1, exclude_if=lambda value: value is None)
+    """The cosine from which questions of its runs count as the same, and are given the answer that was kept. The
+    run's own graph decides for its sub-graphs too."""
 
     @model_validator(mode="after")
     def _sound(self) -> "Graph":

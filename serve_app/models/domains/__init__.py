@@ -1,0 +1,1 @@
+"""Names that are asked like models and send each question to the model of its domain."""
