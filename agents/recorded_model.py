@@ -144,6 +144,8 @@ class RecordedModel:
             epoch=scope.epoch,
             attained_tokens=hints.attained_tokens + self._recorder.tokens_spent,
             deadline=min(deadlines, default=None),
+            tenant=scope.tenant,
+            user=request.hints.user or scope.principal,
         )
         return dataclasses.replace(request, model=request.model or self._name, hints=filled)
 
@@ -169,7 +171,7 @@ class RecordedModel:
                     calls.extend(chunk.tool_calls)
                     if chunk.finish_reason is not None:
                         reach("agent.model_answered")
-                        usage = self._priced(chunk.usage or Usage())
+                        usage = self._priced(chunk)
                         response = ChatResponse(
                             "".join(texts), tuple(calls), chunk.finish_reason, usage, "".join(thoughts)
                         )
@@ -183,8 +185,10 @@ class RecordedModel:
         if not claim.kept:
             raise ModelError("the model's answer stopped without an end", fix="try the step again")
 
-    def _priced(self, usage: Usage) -> Usage:
-        return dataclasses.replace(usage, model_calls=1, cost_micros=self._price.micros(usage))
+    def _priced(self, chunk: ChatChunk) -> Usage:
+        usage = chunk.usage or Usage()
+        cost = usage.cost_micros if chunk.by else self._price.micros(usage)
+        return dataclasses.replace(usage, model_calls=1, cost_micros=cost)
 
     async def _finish(self, request: ChatRequest, claim: Claim, usage: Usage, **outcome: Any) -> None:
         await self._recorder.finish("model", request.model, claim, usage, **outcome)

@@ -10,13 +10,13 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from coordinator.api_keys import DEFAULT_SCOPES
+from coordinator.opened import opened_journal
 from coordinator.store import Journal
-from coordinator.store.compaction import journal_file
 from coordinator.store.key_records import KeyLimits, KeyRecord, KeyUsage, NewKey, Scope
 from coordinator.store.retention import DAY_S
 from manta.clock import SystemClock
 from manta.config import Settings, load_settings
-from manta.errors import InvalidInput, MantaError, NotFound
+from manta.errors import InvalidInput, MantaError
 from manta.ids import DEFAULT_TENANT, Tenant
 from manta.messages import to_json
 
@@ -142,17 +142,8 @@ def _on_journal(
 
 
 async def _opened(work: Callable[[Journal], Awaitable[T]], settings: Settings, *, may_be_new: bool) -> T:
-    file = journal_file(settings.journal_url)
-    if file is not None and not file.exists():
-        if not may_be_new:
-            raise NotFound(f"there is no journal at {file}", fix="check --home, or MANTA_STORE_URL")
-        if file.parent == settings.home:
-            settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    journal = await Journal.open(settings.journal_url, SystemClock())
-    try:
+    async with opened_journal(settings, may_be_new=may_be_new) as journal:
         return await work(journal)
-    finally:
-        await journal.close()
 
 
 def _tell(made: NewKey, *, as_json: bool) -> None:

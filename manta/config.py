@@ -15,16 +15,21 @@ from pydantic import Field, ValidationError, model_validator
 
 from manta.errors import InvalidConfig
 from manta.model_settings import EMBEDDED as EMBEDDED
+from manta.model_settings import CacheSettings as CacheSettings
+from manta.model_settings import DomainSettings as DomainSettings
 from manta.model_settings import EmbedderSettings as EmbedderSettings
 from manta.model_settings import LaunchSettings as LaunchSettings
 from manta.model_settings import ModelSettings as ModelSettings
 from manta.model_settings import Name as Name
 from manta.model_settings import PriceSettings as PriceSettings
 from manta.model_settings import ReplicaSettings as ReplicaSettings
+from manta.model_settings import RouterSettings as RouterSettings
 from manta.model_settings import Section as Section
-from manta.model_settings import check_fallbacks
+from manta.model_settings import check_fallbacks, check_routers
 
 SETTINGS_FILE = "manta.yaml"
+MODELS_FILE = "models.yaml"
+"""Beside it: further models by their names, as in its section `models`."""
 Origin = Annotated[str, Field(pattern=r"^https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?$")]
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
@@ -147,6 +152,7 @@ class Settings(Section):
 
     default_model: str = "smollm2"
     models: dict[Name, ModelSettings] = {"smollm2": ModelSettings()}
+    routers: dict[Name, RouterSettings] = {}
     embedder: EmbedderSettings = EmbedderSettings()
     agents: dict[Name, AgentSettings] = Field(default_factory=_built_in_agents)
     graphs: dict[Name, str] = {}
@@ -166,6 +172,8 @@ class Settings(Section):
     ships_code: bool = False
     """True when a settings file was found: its folder is then shipped to the agents' workers."""
     log_level: str = "INFO"
+    start_timeout_s: float = Field(300, gt=0)
+    """So long every part may take to come up; a model's own server may take what its `launch` allows."""
 
     @model_validator(mode="before")
     @classmethod
@@ -181,13 +189,14 @@ class Settings(Section):
     @model_validator(mode="after")
     def _names_exist(self) -> "Settings":
         wanted = {self.default_model, *(a.model for a in self.agents.values() if a.model)}
-        missing = sorted(wanted - set(self.models))
+        missing = sorted(wanted - set(self.models) - set(self.routers))
         if missing:
             raise ValueError(f"model {missing[0]!r} is not among models: {', '.join(sorted(self.models))}")
         for name, model in self.models.items():
             if model.backend == "remote" and not model.base_url:
                 raise ValueError(f"models.{name}: backend remote needs base_url")
         check_fallbacks(self.models)
+        check_routers(self.routers, self.models)
         if self.coordinator.replicas > 1 and not self.store_url.startswith("postgres"):
             raise ValueError("coordinator.replicas over 1 needs store_url with a PostgreSQL")
         return self
@@ -195,6 +204,12 @@ class Settings(Section):
     @property
     def journal_url(self) -> str:
         return self.store_url or f"sqlite:///{self.home / 'journal.db'}"
+
+    @property
+    def longest_start_s(self) -> float:
+        """What a start may take at most."""
+        servers = (m.launch.start_timeout_s for m in self.models.values() if m.backend == "server")
+        return max([self.start_timeout_s, *servers])
 
     @property
     def address(self) -> str:
@@ -211,6 +226,7 @@ def load_settings(
 
     Args:
         path: the file; None looks for `manta.yaml` in the current folder and takes defaults without one.
+            A `models.yaml` beside it is read too.
         environment: MANTA_HOME, MANTA_PORT, MANTA_STORE_URL, MANTA_LOG_LEVEL, MANTA_RAY_ADDRESS.
         overrides: dotted keys from the command line, `{"server.port": 8001}`.
 
@@ -221,6 +237,8 @@ def load_settings(
     file = path or Path(SETTINGS_FILE)
     data = _read(file) if path is not None or file.is_file() else {}
     found = file.is_file()
+    beside = file.with_name(MODELS_FILE)
+    further = _add_models(data, beside) if beside.is_file() else frozenset()
     for variable, key in _ENVIRONMENT.items():
         if environment.get(variable):
             _put(data, key, environment[variable])
@@ -233,7 +251,8 @@ def load_settings(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or str(file)
-        raise InvalidConfig(f"{where}: {first['msg']}", fix=f"mend it in {file}") from None
+        place = beside if first["loc"][:1] == ("models",) and further & set(first["loc"]) else file
+        raise InvalidConfig(f"{where}: {first['msg']}", fix=f"mend it in {place}") from None
     return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
 
 
@@ -308,6 +327,18 @@ def _read(file: Path) -> dict[str, Any]:
             f"{file} must hold a mapping, not {type(data).__name__}", fix="see docs/configuration.md"
         )
     return data
+
+
+def _add_models(data: dict[str, Any], file: Path) -> frozenset[str]:
+    """Puts the models of that file among the others. Raises InvalidConfig for one that is there already."""
+    further = _read(file)
+    given = data.get("models") or {}
+    twice = sorted(set(further) & set(given)) if isinstance(given, dict) else []
+    if twice:
+        raise InvalidConfig(f"model {twice[0]!r} is also in {SETTINGS_FILE}", fix=f"leave it out in {file}")
+    if isinstance(given, dict):
+        data["models"] = {**given, **further}
+    return frozenset(further)
 
 
 def _put(data: dict[str, Any], dotted: str, value: Any) -> None:

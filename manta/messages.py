@@ -70,11 +70,13 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True)
 class CallHints:
-    """What the coordinator knows of a call beyond its text; schedulers may use it, answers never depend on it.
+    """What the coordinator knows of a call beyond its text; schedulers may use it. Answers depend on none of it but
+    `semantic_cache`, the cosine from which the run's graph lets questions count as the same; None: none do.
 
     `priority`: lower goes first. `attained_tokens`: what this run has spent so far.
     `steps_left`: steps of the graph that still have to finish after this one.
     `deadline`: seconds since the epoch at which the caller's lease lapses.
+    `tenant`, `user`: whose call it is; the user is who the caller says it asks for, else the caller.
     """
 
     run: RunId | None = None
@@ -84,6 +86,9 @@ class CallHints:
     attained_tokens: int = 0
     steps_left: int = 0
     deadline: float | None = None
+    tenant: Tenant = DEFAULT_TENANT
+    user: str = ""
+    semantic_cache: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,8 @@ class ChatChunk:
     """A piece of the answer number `choice`. The last one of each answer has `finish_reason`, the last of all `usage`.
 
     `finish_reason`: `stop`, `length` or `tool_calls`. `reasoning` is thought that is not part of the answer.
+    `by`: who answers, as MODEL@VERSION, where the platform chose it; said with the first piece and with the usage,
+    which then has its cost.
     """
 
     text: str = ""
@@ -130,6 +137,7 @@ class ChatChunk:
     reasoning: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
     choice: int = 0
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

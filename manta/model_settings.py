@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 EMBEDDED = "embedded"
 """The `source` of a model or embedder whose weights come with the installation."""
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+Example = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S")]
 PLACEHOLDERS = frozenset(
     {"host", "port", "source", "model", "tensor_parallel", "context_window", "python", "threads"}
 )
@@ -20,7 +21,9 @@ class Section(BaseModel):
 
 
 class ReplicaSettings(Section):
-    """How a Serve deployment is replicated. `target_ongoing`: requests in flight per replica aimed at."""
+    """How a Serve deployment is replicated. `target_ongoing`: requests in flight per replica aimed at; `target_tokens`
+    likewise their tokens, in prompts and still to come, 0: they are not looked at. `max_queued` requests wait for
+    a replica, -1: any number, for `max_wait_s` seconds at most, 0: however long."""
 
     min: int = Field(1, ge=0)
     max: int = Field(1, ge=1)
@@ -28,8 +31,14 @@ class ReplicaSettings(Section):
     num_gpus: float = Field(0, ge=0)
     resources: dict[str, float] = {}
     target_ongoing: float = Field(8, gt=0)
+    target_tokens: float = Field(0, ge=0)
     max_ongoing: int = Field(32, ge=1)
     max_queued: int = Field(200, ge=-1)
+    max_wait_s: float = Field(120, ge=0)
+    routing: Literal["affinity", "balanced"] = "affinity"
+    """affinity: calls of a run, and prompts that begin alike, go to the same replica, which has kept their KV;
+    unless it has `affinity_slack` requests more than the least busy one. balanced: to the least busy one."""
+    affinity_slack: int = Field(4, ge=0)
     upscale_delay_s: float = Field(5, ge=0)
     downscale_delay_s: float = Field(60, ge=0)
 
@@ -114,6 +123,24 @@ class BreakerSettings(Section):
     """Then a single call tries it."""
 
 
+class CacheSettings(Section):
+    """Which answers of a model are kept, to be given again to the same question."""
+
+    exact: bool = False
+    """For equal requests: all but the hints is the same. Kept are answers that are the model's own choice, of
+    temperature 0 or with a seed."""
+    sampled: bool = False
+    """Keep those too that were drawn by chance: then every further sample of a prompt is the first one again."""
+    semantic: float | None = Field(None, ge=0.8, le=1)
+    """For calls without a run: the cosine from which two last messages count as the same question. None: none do.
+    A run's graph says this for its calls."""
+    ttl_s: float = Field(3600, gt=0)
+    max_mb: float = Field(64, gt=0)
+    """In each process that keeps any, and as much again in the shared level."""
+    shared: bool = False
+    """A second level behind the processes' own, for all gateways and agents."""
+
+
 class ModelSettings(Section):
     """One model. `torch` runs it in the replica, `server` starts another inference server there and talks to it,
     `remote` calls an OpenAI-compatible server, `langchain` any vendor through `init_chat_model`, `sleep` is the
@@ -146,6 +173,8 @@ class ModelSettings(Section):
     timeout_s: float = Field(120, gt=0)
     step_s: tuple[float, float] = (0.02, 0.001)
     """sleep: seconds of one engine step, as constant and per sequence in the batch."""
+    prefill_s: float = Field(0, ge=0)
+    """sleep: seconds to read a token of a prompt that is not in the prefix cache, which holds `kv_tokens`."""
     launch: LaunchSettings = LaunchSettings()
     tensor_parallel: int = Field(0, ge=0)
     """server: over how many of the replica's GPUs the model is spread; 0 is all."""
@@ -156,6 +185,7 @@ class ModelSettings(Section):
     """Models that answer in its place, in this order, each with its own fallbacks behind it."""
     fallback_on_length: bool = False
     """They are asked for prompts too that are too long for this one."""
+    cache: CacheSettings = CacheSettings()
     replicas: ReplicaSettings = ReplicaSettings()
 
     @model_validator(mode="after")
@@ -189,6 +219,40 @@ def _behind(name: str, models: Mapping[str, ModelSettings]) -> set[str]:
         found |= fresh
         waiting.extend(fresh)
     return found
+
+
+class DomainSettings(Section):
+    """A field that one model is better at, shown by questions from it. Both must be given."""
+
+    model: Name = Field("", validate_default=True)
+    examples: tuple[Example, ...] = Field((), min_length=1, max_length=1000, validate_default=True)
+
+
+class RouterSettings(Section):
+    """A name that is asked like a model, and asks for each question the model of its domain."""
+
+    otherwise: Name = Field("", validate_default=True)
+    """The model for questions of no domain; must be given, and so must a domain."""
+    threshold: float = Field(0.2, ge=0, le=1)
+    """How near a question must be to a domain's examples: the mean cosine to the three nearest."""
+    domains: dict[Name, DomainSettings] = Field({}, min_length=1, validate_default=True)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Those that may answer, `otherwise` first, each once."""
+        return tuple(dict.fromkeys((self.otherwise, *(domain.model for domain in self.domains.values()))))
+
+
+def check_routers(routers: Mapping[str, RouterSettings], models: Mapping[str, ModelSettings]) -> None:
+    """Raises ValueError: a router has a model's name, or names what is no model."""
+    for router, settings in routers.items():
+        if router in models:
+            raise ValueError(f"routers.{router}: a model has this name")
+        for name in settings.models:
+            if name in routers:
+                raise ValueError(f"routers.{router} names the router {name!r}; it may name models only")
+            if name not in models:
+                raise ValueError(f"routers.{router}: there is no model {name!r}")
 
 
 class EmbedderSettings(Section):

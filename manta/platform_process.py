@@ -27,7 +27,8 @@ from manta.errors import PlatformError
 from manta.machine import GIB, available_memory
 
 MARK = "MANTA_PLATFORM_OF"
-START_TIMEOUT_S = 180.0
+REPORT_S = 30.0
+"""Longer than all parts together may take, so that it is heard which one was late."""
 STOP_TIMEOUT_S = 30.0
 LEAST_MEMORY = 2 * GIB
 """Bytes without which a platform of our own is not started: Ray would kill its workers one by one."""
@@ -90,12 +91,12 @@ def start(
     config: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     command: Sequence[str] | None = None,
-    timeout_s: float = START_TIMEOUT_S,
+    timeout_s: float | None = None,
 ) -> PlatformInfo:
     """Start the platform and return once it is ready; one that runs already is returned as it is.
 
     Args:
-        command: the supervisor's command line; None is `supervisor_command`.
+        command: the supervisor's; None is `supervisor_command`. timeout_s: None is what the settings allow.
 
     Raises:
         PlatformError: the port is taken, memory is short, a component failed, or the supervisor ended or took too long.
@@ -115,7 +116,7 @@ def start(
                 check_memory(available_memory())
             process = _spawn(home, list(command or supervisor_command(settings, config)))
         try:
-            return _until_ready(home, process, on_progress, time.monotonic() + timeout_s)
+            return _until_ready(home, process, on_progress, timeout_s or settings.longest_start_s + REPORT_S)
         except (PlatformError, KeyboardInterrupt):
             _end(home, [process], 5.0)
             raise
@@ -225,9 +226,9 @@ def _spawn(home: Path, command: list[str]) -> psutil.Process:
 
 
 def _until_ready(
-    home: Path, process: psutil.Process, on_progress: Callable[[Progress], None], deadline: float
+    home: Path, process: psutil.Process, on_progress: Callable[[Progress], None], timeout_s: float
 ) -> PlatformInfo:
-    tail = _Tail(home / "startup.jsonl")
+    tail, deadline = _Tail(home / "startup.jsonl"), time.monotonic() + timeout_s
     failed: Progress | None = None
     while True:
         # Looked at before the file is read: what a dead process wrote last is then read too.

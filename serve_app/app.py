@@ -4,7 +4,6 @@ All parts are started at once and then watched until each is ready, so the slowe
 """
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from ray.serve import RunTarget
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from coordinator.actor import GROUPS, CoordinatorActor
+from coordinator.declared_models import declare_models
 from coordinator.ray_runtime import RayRuntime, member_names
+from coordinator.store.model_records import Book, ModelVersion, Served
 from manta.config import Settings, load_settings
 from manta.errors import MantaError, PlatformError
 from manta.graph import Graph
@@ -25,14 +26,16 @@ from serve_app.composition import Composition
 from serve_app.coordinators import coordinator_names
 from serve_app.gateway.app import gateway_application
 from serve_app.gateway.shapes import whole_run_json
-from serve_app.models.deployment import embedder_application, model_application
-from serve_app.models.handles import EMBEDDER_APP, ServeEmbedder, model_app
+from serve_app.models.cache.actor import CACHE_ACTOR
+from serve_app.models.deployment import embedder_application
+from serve_app.models.handles import ServeEmbedder
+from serve_app.models.keeper import KEEPER_ACTOR, ModelKeeper
+from serve_app.models.names import EMBEDDER_APP, model_app
+from serve_app.models.statuses import model_apps, told
 from tools.actor import DOCUMENTS_ACTOR, DocumentsActor
 from tools.ray_calls import NAMESPACE, unwrap
 
 GATEWAY_APP = "manta"
-READY_TIMEOUT_S = 150.0
-"""Less than the 180 s for which `manta up` waits, so that it hears which part was late."""
 POLL_S = 0.1
 
 State: TypeAlias = Literal["starting", "ready", "failed"]
@@ -60,12 +63,13 @@ def deploy(settings: Settings, report: Report = _silent) -> None:
     """
     composition = Composition(settings)
     graphs = composition.graphs()
+    book = declare_models(settings)
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": settings.server.host, "port": settings.server.port, "request_timeout_s": None},
     )
-    parts = [*_start_backstage(composition, graphs), *_start_applications(settings, composition)]
-    _watch(parts, report)
+    parts = [*_start_backstage(composition, graphs), *_start_applications(composition, book)]
+    _watch(parts, report, settings.longest_start_s)
 
 
 def build(arguments: dict[str, str] | None = None) -> serve.Application:
@@ -79,19 +83,25 @@ def build(arguments: dict[str, str] | None = None) -> serve.Application:
     settings = load_settings(Path(config) if config else None)
     composition = Composition(settings)
     composition.check()
+    book = declare_models(settings)
     _start_backstage(composition, composition.graphs())
-    serve.run_many(_model_targets(composition), wait_for_applications_running=False)
+    serve.run_many(_targets(composition, book), wait_for_applications_running=False)
+    _keeper(composition)
     return gateway_application(composition.platform, settings.log_level)
 
 
 def undeploy(settings: Settings) -> None:
     """Take this platform's parts off a cluster that goes on without them; other applications stay."""
     # The coordinator first: a run that loses its models under a living one would be written down as failed.
-    for name in (*coordinator_names(settings.coordinator), *member_names(settings.agents), DOCUMENTS_ACTOR):
+    actors = (*coordinator_names(settings.coordinator), *member_names(settings.agents))
+    for name in (*actors, KEEPER_ACTOR, DOCUMENTS_ACTOR):
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(name, namespace=NAMESPACE))
-    for name in (GATEWAY_APP, *(model_app(model) for model in settings.models), EMBEDDER_APP):
+    for name in (GATEWAY_APP, *model_apps(), EMBEDDER_APP):
         serve.delete(name, _blocking=False)
+    # Last: whoever still answers would make it again.
+    with contextlib.suppress(ValueError):
+        ray.kill(ray.get_actor(CACHE_ACTOR, namespace=NAMESPACE))
 
 
 def _start_backstage(composition: Composition, graphs: Mapping[str, Graph]) -> list[_Part]:
@@ -114,27 +124,52 @@ def _start_backstage(composition: Composition, graphs: Mapping[str, Graph]) -> l
     ]
 
 
-def _start_applications(settings: Settings, composition: Composition) -> list[_Part]:
-    gateway = RunTarget(gateway_application(composition.platform, settings.log_level), GATEWAY_APP, "/")
-    serve.run_many([*_model_targets(composition), gateway], wait_for_applications_running=False)
+def _start_applications(composition: Composition, book: Book) -> list[_Part]:
+    gateway = RunTarget(
+        gateway_application(composition.platform, composition.settings.log_level), GATEWAY_APP, "/"
+    )
+    serve.run_many([*_targets(composition, book), gateway], wait_for_applications_running=False)
+    _keeper(composition)
     statuses = _Statuses()
-    names = {f"model {name}": model_app(name) for name in settings.models}
+    names = {_part_name(served, v): model_app(v.model, v.version) for served, v in _versions(book)}
     names |= {"embedder": EMBEDDER_APP, "gateway": GATEWAY_APP}
     return [_Part(part, lambda app=app: statuses.running(app)) for part, app in names.items()]  # type: ignore[misc]
 
 
-def _model_targets(composition: Composition) -> list[RunTarget]:
+def _targets(composition: Composition, book: Book) -> list[RunTarget]:
+    """The versions that answer, and the embedder. What else the registry wants, the keeper deploys."""
     settings = composition.settings
     targets = [
-        RunTarget(model_application(name, composition.model(name), settings.log_level), model_app(name), None)
-        for name in settings.models
+        RunTarget(composition.model_application(version), model_app(version.model, version.version), None)
+        for _, version in _versions(book)
     ]
     embedder = embedder_application(composition.embedder(), settings.home, settings.log_level)
     return [*targets, RunTarget(embedder, EMBEDDER_APP, None)]
 
 
-def _watch(parts: list[_Part], report: Report) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
+def _versions(book: Book) -> list[tuple[Served, ModelVersion]]:
+    return [(served, version) for served in book.models for version in served.versions]
+
+
+def _part_name(served: Served, version: ModelVersion) -> str:
+    name = f"model {served.model}"
+    return name if len(served.versions) == 1 else f"{name} version {version.version}"
+
+
+def _keeper(composition: Composition) -> Any:
+    actor_class: Any = ray.remote(ModelKeeper)
+    return actor_class.options(
+        name=KEEPER_ACTOR,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        num_cpus=0.05,
+    ).remote(composition.registry(), composition.model_application, composition.settings.log_level)
+
+
+def _watch(parts: list[_Part], report: Report, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
     for part in parts:
         report(part.name, "starting", "")
     waiting = list(parts)
@@ -149,7 +184,7 @@ def _watch(parts: list[_Part], report: Report) -> None:
                 raise
         if waiting and time.monotonic() > deadline:
             names = ", ".join(part.name for part in waiting)
-            raise PlatformError(f"{names} did not come up in {READY_TIMEOUT_S:.0f} s", fix="see `manta logs`")
+            raise PlatformError(f"{names} did not come up in {timeout_s:.0f} s", fix="see `manta logs`")
         time.sleep(POLL_S)
 
 
@@ -188,22 +223,11 @@ class _Statuses:
         if state is None:
             return False
         if state.status == "DEPLOY_FAILED":
-            messages = [state.message, *(d.message for d in state.deployments.values())]
-            raise _told("\n".join(messages), app)
+            code, text = told(state)
+            if code:
+                raise PlatformError(text, code=code)
+            raise PlatformError(f"{app} did not start: {text}", fix="see `manta logs`", code="start_failed")
         return bool(state.status == "RUNNING")
-
-
-_TOLD = re.compile(r"manta\.errors\.(\w+): (\w+): (.*)")
-
-
-def _told(message: str, app: str) -> MantaError:
-    """Serve keeps a replica's exception only as text: its last line with one of our errors is the cause."""
-    found = _TOLD.findall(message)
-    if found:
-        _, code, text = found[-1]
-        return PlatformError(text, code=code)
-    cause = " ".join(message.split())[-300:]
-    return PlatformError(f"{app} did not start: {cause}", fix="see `manta logs`", code="start_failed")
 
 
 def _as_manta_error(error: Exception) -> MantaError:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray import serve
+
 import coordinator
 from agents.actor import Coordinators, Relay
 from agents.context import LocalArtifacts
@@ -11,6 +13,7 @@ from agents.host import HostParts
 from agents.hosting import Hosting
 from coordinator.graph_library import load_library
 from coordinator.key_check import check_keys
+from coordinator.store.model_records import ModelVersion
 from coordinator.submission import check_schemas
 from coordinator.webhook_post import signing_keys
 from manta.clock import SystemClock
@@ -20,9 +23,14 @@ from manta.graph import Graph, Names, check_names
 from serve_app.coordinators import AnyCoordinator, coordinator_names
 from serve_app.gateway.deps import Platform
 from serve_app.gateway.guard import allowed_hosts
-from serve_app.models.calls.rules import call_rules
-from serve_app.models.handles import ServeEmbedder, ServeModels
+from serve_app.gateway.hidden_graphs import with_hidden
+from serve_app.models.deployment import model_application
+from serve_app.models.handles import ServeEmbedder
+from serve_app.models.keeper import KEEPER_ACTOR
+from serve_app.models.platform_models import ServeModels
+from serve_app.models.registry import Registry
 from tools.actor import RemoteDocuments
+from tools.ray_calls import NamedActor
 
 OUR_PACKAGES = ("agents", "coordinator", "manta", "serve_app", "tools")
 
@@ -31,9 +39,11 @@ OUR_PACKAGES = ("agents", "coordinator", "manta", "serve_app", "tools")
 class Composition:
     settings: Settings
 
+    def registry(self) -> Registry:
+        return Registry(AnyCoordinator(coordinator_names(self.settings.coordinator)))
+
     def models(self) -> ServeModels:
-        settings = self.settings
-        return ServeModels(tuple(settings.models), settings.default_model, call_rules(settings.models))
+        return ServeModels(self.registry(), self.settings.default_model, self.settings.routers)
 
     def host_parts(self) -> HostParts:
         """Called in each agent's process."""
@@ -53,6 +63,7 @@ class Composition:
             documents=RemoteDocuments(),
             artifacts=self.artifacts(),
             models=self.models(),
+            keeper=NamedActor(KEEPER_ACTOR),
             embedder=ServeEmbedder(),
             default_model=self.settings.default_model,
             allowed_hosts=self._allowed_hosts(),
@@ -85,7 +96,7 @@ class Composition:
         Raises:
             InvalidGraph: one of them cannot run here.
         """
-        graphs = load_library(self.settings)
+        graphs = with_hidden(load_library(self.settings))
         for graph in graphs.values():
             check_names(graph, self.names())
             check_schemas(graph)
@@ -104,13 +115,17 @@ class Composition:
         self.shipped_folder()
         signing_keys(self.settings.webhooks)
         check_keys(self.settings)
-        for name in self.settings.models:
-            self.model(name)
+        for name, model in self.settings.models.items():
+            self.model(name, model)
         self.embedder()
 
-    def model(self, name: str) -> ModelSettings:
+    def model_application(self, version: ModelVersion) -> serve.Application:
+        """Raises ModelLoadError: what it is to load is not there."""
+        model = self.model(version.model, ModelSettings.model_validate(version.settings))
+        return model_application(version.model, version.version, model, self.settings.log_level)
+
+    def model(self, name: str, model: ModelSettings) -> ModelSettings:
         """A model's settings with its checkpoint's path made whole: replicas run elsewhere than here."""
-        model = self.settings.models[name]
         local = self.settings.project / Path(model.source).expanduser()
         if model.backend == "server" and local.exists():
             return model.model_copy(update={"source": str(local)})

@@ -16,14 +16,17 @@ from coordinator.store.keys import NOBODY
 from manta.clock import Clock, SystemClock
 from manta.errors import NotFound
 from manta.ids import DEFAULT_TENANT, RunId, Tenant, ThreadId
+from manta.messages import ChatRequest
 from manta.protocols import Artifacts
 from manta.usage import Budget
 from serve_app.gateway.access.accounts import Account
 from serve_app.gateway.access.gate import account_of
 from serve_app.gateway.access.metered import MeteredEmbedder, MeteredModels
 from serve_app.gateway.guard import LOOPBACK_HOSTS
-from serve_app.models.handles import ServeEmbedder, ServeModels
+from serve_app.models.handles import ServeEmbedder
+from serve_app.models.platform_models import ServeModels
 from tools.actor import RemoteDocuments
+from tools.ray_calls import NamedActor
 
 _FIXED = frozenset({"search", "stream", "wait"})
 """What stands in the place of an id in some paths."""
@@ -44,6 +47,7 @@ class Platform:
     documents: RemoteDocuments
     artifacts: Artifacts
     models: ServeModels
+    keeper: NamedActor
     embedder: ServeEmbedder
     default_model: str
     allowed_hosts: tuple[str, ...] = LOOPBACK_HOSTS
@@ -77,6 +81,12 @@ class Desk:
         """A method of a store room: `threads`, `items`, `schedules` or `feedback`."""
         return await self.platform.coordinator.call("library", room, method, self.caller.tenant, *arguments)
 
+    def addressed(self, request: ChatRequest) -> ChatRequest:
+        """The request with whose it is: of the caller's tenant, for the user it names or else for itself."""
+        user = request.hints.user or self.caller.principal
+        hints = dataclasses.replace(request.hints, tenant=self.caller.tenant, user=user)
+        return dataclasses.replace(request, hints=hints)
+
     @asynccontextmanager
     async def starting_a_run(self) -> AsyncGenerator[Budget | None]:
         """Held while a run is sent off; gives what it may use at most besides its own budget.
@@ -91,7 +101,7 @@ class Desk:
             yield cap
 
 
-def platform_of(connection: HTTPConnection) -> Platform:
+async def platform_of(connection: HTTPConnection) -> Platform:
     """The parts as the caller may use them: what models are asked for is counted for the caller's key."""
     platform: Platform = connection.app.state.platform
     account = account_of(connection)
@@ -102,7 +112,7 @@ def platform_of(connection: HTTPConnection) -> Platform:
     return dataclasses.replace(platform, models=models, embedder=embedder)
 
 
-def caller_of(connection: HTTPConnection) -> Caller:
+async def caller_of(connection: HTTPConnection) -> Caller:
     """Whoever the key is of; on loopback without keys everyone is the default tenant."""
     account = account_of(connection)
     if account is None:
@@ -114,7 +124,7 @@ PlatformDep = Annotated[Platform, Depends(platform_of)]
 CallerDep = Annotated[Caller, Depends(caller_of)]
 
 
-def desk_of(platform: PlatformDep, caller: CallerDep) -> Desk:
+async def desk_of(platform: PlatformDep, caller: CallerDep) -> Desk:
     return Desk(platform, caller)
 
 
@@ -135,15 +145,15 @@ def known_id(value: str, thing: str) -> str:
 _Id = Path(json_schema_extra={"format": "uuid"})
 
 
-def run_of(run_id: Annotated[str, _Id]) -> RunId:
+async def run_of(run_id: Annotated[str, _Id]) -> RunId:
     return RunId(known_id(run_id, "run"))
 
 
-def thread_of(thread_id: Annotated[str, _Id]) -> ThreadId:
+async def thread_of(thread_id: Annotated[str, _Id]) -> ThreadId:
     return ThreadId(known_id(thread_id, "thread"))
 
 
-def schedule_of(schedule_id: Annotated[str, _Id]) -> str:
+async def schedule_of(schedule_id: Annotated[str, _Id]) -> str:
     return known_id(schedule_id, "schedule")
 
 
@@ -155,7 +165,7 @@ IdempotencyKey = Annotated[
     str | None,
     Field(min_length=1, max_length=255, pattern=r"^[ -~]+$"),
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"}),
-    Header(alias="Idempotency-Key", description="The same key with the same body is the same run."),
+    Header(alias="Idempotency-Key", description="The same key with the same body is one request."),
 ]
 PageLimit = Annotated[int, Query(ge=1, le=1000)]
 PageOffset = Annotated[int, Query(ge=0, le=1_000_000)]

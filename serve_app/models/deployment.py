@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
 from manta.config import EmbedderSettings, ModelSettings, ReplicaSettings
 from manta.errors import ModelError
@@ -18,9 +18,14 @@ from manta.telemetry import configure_logging
 from serve_app.backends.build import build_backend
 from serve_app.models.choices import answers
 from serve_app.models.lease import within_lease
+from serve_app.models.pace import LineLimits
 from serve_app.models.placement import placement
+from serve_app.models.request_router import ROUTER
+from serve_app.models.scaling_policy import POLICY, REQUESTS, TOKENS
+from serve_app.models.waiting import Line
 
 DEPLOYMENT = "model"
+LEAST_QUEUED = 256
 LONGEST_GENERATION_S = 600.0
 """A replica that is told to stop finishes what it streams; Serve's own grace of 20 s would cut it."""
 
@@ -34,6 +39,7 @@ class ModelDeployment:
         configure_logging(log_level)
         self._name = name
         self._price = Price(**settings.price.model_dump())
+        self._line = Line(line_limits(settings.replicas))
         self._backend = build_backend(name, settings)
         self._backend.start()
 
@@ -47,15 +53,28 @@ class ModelDeployment:
         hints = request.hints
         note_side_effect("model_call", run=hints.run, step=hints.step, epoch=hints.epoch, model=self._name)
         first = True
-        async with aclosing(within_lease(answers(self._backend.stream, request), hints.deadline)) as chunks:
+        answered = self._line.answered(self._answers, request)
+        async with aclosing(within_lease(answered, hints.deadline)) as chunks:
             async for chunk in chunks:
                 yield chunk
                 if first:
                     reach("replica.first_token")
                     first = False
 
+    def _answers(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
+        return answers(self._backend.stream, request)
+
+    def reconfigure(self, line: dict[str, Any]) -> None:
+        """By Serve, when `replicas` of a running version is changed."""
+        self._line.limits = LineLimits(**line)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For Serve's autoscaler, which passes it on to our policy."""
+        requests, tokens = self._line.load()
+        return {REQUESTS: requests, TOKENS: tokens}
+
     async def stats(self) -> dict[str, Any]:
-        return {**self._backend.stats(), **_placement()}
+        return {**self._backend.stats(), "line": self._line.stats(), **_placement()}
 
     def __del__(self) -> None:
         """Serve calls it once the replica's streams have ended."""
@@ -99,8 +118,11 @@ def _placement() -> dict[str, Any]:
     return {"node": context.get_node_id(), "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
 
 
-def model_application(name: str, settings: ModelSettings, log_level: str) -> serve.Application:
-    deployment: Any = serve.deployment(name=DEPLOYMENT, **_options(settings.replicas))(ModelDeployment)
+def model_application(name: str, version: int, settings: ModelSettings, log_level: str) -> serve.Application:
+    """The application of one version. Deployed again with other `replicas`, it is changed in place."""
+    deployment: Any = serve.deployment(name=DEPLOYMENT, **_model_options(settings.replicas))(ModelDeployment)
+    # Otherwise Serve takes every deployment for other code, and starts all replicas anew.
+    deployment = deployment.options(version=f"{name}@{version}", _internal=True)
     return deployment.bind(name, settings, log_level)
 
 
@@ -112,7 +134,8 @@ def embedder_application(settings: EmbedderSettings, home: Path, log_level: str)
 def _options(replicas: ReplicaSettings) -> dict[str, Any]:
     scale = AutoscalingConfig(
         min_replicas=replicas.min,
-        initial_replicas=max(replicas.min, 1),
+        # At least one is started, to see that it can. Serve goes back to this number at each change of the settings.
+        initial_replicas=None if replicas.min else 1,
         max_replicas=replicas.max,
         target_ongoing_requests=replicas.target_ongoing,
         upscale_delay_s=replicas.upscale_delay_s,
@@ -127,4 +150,31 @@ def _options(replicas: ReplicaSettings) -> dict[str, Any]:
         **placement(replicas),
         "graceful_shutdown_timeout_s": LONGEST_GENERATION_S,
         "health_check_period_s": 5,
+    }
+
+
+def line_limits(replicas: ReplicaSettings) -> LineLimits:
+    return LineLimits(replicas.max_ongoing, replicas.max_queued, replicas.max_wait_s)
+
+
+def _model_options(replicas: ReplicaSettings) -> dict[str, Any]:
+    """A model's replicas hold their own line, so that Serve's bound on a replica is on work and line together."""
+    limits = line_limits(replicas)
+    options = _options(replicas)
+    policy: Any = AutoscalingPolicy
+    options["autoscaling_config"].policy = policy(
+        policy_function=POLICY,
+        policy_kwargs={"target_ongoing": replicas.target_ongoing, "target_tokens": replicas.target_tokens},
+    )
+    router: Any = RequestRouterConfig
+    routing = {"affinity": replicas.routing == "affinity", "slack": replicas.affinity_slack}
+    return {
+        **options,
+        "max_ongoing_requests": limits.most,
+        # Of one caller, while there is no replica. What is just on its way to one counts too, a burst say.
+        "max_queued_requests": -1
+        if replicas.max_queued < 0
+        else max(LEAST_QUEUED, limits.most * replicas.max),
+        "user_config": dataclasses.asdict(limits),
+        "request_router_config": router(request_router_class=ROUTER, request_router_kwargs=routing),
     }

@@ -1,42 +1,34 @@
-"""Models and the embedder as others see them: protocols over Serve handles, found by name at run time."""
+"""Replicas of models and of the embedder as others see them: protocols over Serve handles, found by name."""
 
-import random
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import ray.exceptions
 from ray import serve
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from manta.clock import Clock, SystemClock
-from manta.errors import NotFound, ReplicaLost, Unavailable
+from manta.errors import MantaError, Overloaded, ReplicaLost
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo
-from serve_app.models.calls.breaker import Breaker
-from serve_app.models.calls.resilient import Link, ResilientModel
-from serve_app.models.calls.rules import CallRules, chain
 from serve_app.models.deployment import DEPLOYMENT
+from serve_app.models.names import EMBEDDER_APP, model_app
 from tools.ray_calls import unwrap
-
-EMBEDDER_APP = "embedder"
-
-
-def model_app(name: str) -> str:
-    """The Serve application of a model."""
-    return f"model-{name}"
 
 
 class ServeModel:
-    """A `ChatModel` over the replicas of one model."""
+    """A `ChatModel` over the replicas of one version of a model."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, version: int) -> None:
         self._name = name
+        self._version = version
         self._handle: Any = None
         self._streaming: Any = None
         self._info: ModelInfo | None = None
 
     def _replicas(self) -> Any:
         if self._handle is None:
-            self._handle = serve.get_deployment_handle(DEPLOYMENT, app_name=model_app(self._name))
+            app = model_app(self._name, self._version)
+            self._handle = serve.get_deployment_handle(DEPLOYMENT, app_name=app)
             # Every options() makes a handle with a router of its own, so this one is kept too.
             self._streaming = self._handle.options(stream=True)
         return self._handle
@@ -57,9 +49,13 @@ class ServeModel:
     async def stats(self) -> list[dict[str, Any]]:
         """What every replica counts, and the devices it holds."""
         try:
-            return list(await self._replicas().broadcast("stats").results_async())
+            counted = list(await self._replicas().broadcast("stats").results_async())
+        except DeploymentUnavailableError:
+            # It is scaled to zero, and stays so.
+            return []
         except Exception as error:
             raise _translated(self._name, error) from None
+        return [{"version": self._version, **stats} for stats in counted]
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         try:
@@ -82,91 +78,9 @@ class ServeModel:
         finally:
             if response is not None and not ended:
                 # Nothing else stops the replica: not a break out of the loop, not the caller's own cancellation.
-                response.cancel()
-
-
-class PlatformModel(ResilientModel):
-    """A model as agents and the gateway call it. What operators ask is about its own replicas only."""
-
-    def __init__(self, served: ServeModel, links: Sequence[Link], **options: Any) -> None:
-        super().__init__(links, **options)
-        self._served = served
-
-    async def ping(self) -> None:
-        await self._served.ping()
-
-    async def stats(self) -> list[dict[str, Any]]:
-        return await self._served.stats()
-
-
-class ServeModels:
-    """The models of the platform by name. Picklable; a handle is made where it is used, and kept.
-
-    Tries and breakers are of this process: they are not shared with others, and begin anew with it.
-
-    Args:
-        rules: of each model's calls; the defaults for those that are not there.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        default: str,
-        rules: Mapping[str, CallRules] | None = None,
-        *,
-        clock: Clock | None = None,
-        chance: random.Random | None = None,
-    ) -> None:
-        self._names = tuple(names)
-        self._default = default
-        self._rules = dict(rules or {})
-        self._clock = clock or SystemClock()
-        self._chance = chance or random.Random()
-        self._served: dict[str, ServeModel] = {}
-        self._links: dict[str, Link] = {}
-        self._made: dict[str, PlatformModel] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ServeModels, (self._names, self._default, self._rules)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self._names
-
-    def resolve(self, name: str) -> str:
-        return name or self._default
-
-    def get(self, name: str) -> PlatformModel:
-        name = self.resolve(name)
-        if name not in self._names:
-            raise NotFound(
-                f"there is no model {name!r}", fix=f"one of: {', '.join(self._names)}", code="model_not_found"
-            )
-        if name not in self._made:
-            self._made[name] = self._make(name)
-        return self._made[name]
-
-    def _make(self, name: str) -> PlatformModel:
-        fallbacks = {other: rules.fallbacks for other, rules in self._rules.items()}
-        links = [self._link(other) for other in chain(name, fallbacks)]
-        return PlatformModel(
-            self._served[name],
-            links,
-            on_length=self._rules_of(name).on_length,
-            clock=self._clock,
-            chance=self._chance,
-        )
-
-    def _link(self, name: str) -> Link:
-        if name not in self._links:
-            rules = self._rules_of(name)
-            served = self._served[name] = ServeModel(name)
-            breaker = Breaker(name, rules.breaker, self._clock)
-            self._links[name] = Link(name, served, rules.retry, breaker)
-        return self._links[name]
-
-    def _rules_of(self, name: str) -> CallRules:
-        return self._rules.get(name, CallRules())
+                # A call that reached none raises its error once more.
+                with contextlib.suppress(ray.exceptions.RayError, RayServeException, MantaError):
+                    response.cancel()
 
 
 class ServeEmbedder:
@@ -209,9 +123,7 @@ def _translated(name: str, error: Exception) -> Exception:
     if isinstance(error, ray.exceptions.RayTaskError):
         return unwrap(error)
     if isinstance(error, BackPressureError):
-        return Unavailable(
-            f"model {name} has too many requests waiting", fix="try again later", code="overloaded"
-        )
+        return Overloaded(f"model {name} has too many requests waiting", fix="try again later")
     if isinstance(error, ray.exceptions.RayError | RayServeException):
         cause = " ".join(str(error).split())[:200]
         return ReplicaLost(f"a replica of {name} was lost: {cause}", fix="it is replaced; try again")

@@ -96,6 +96,7 @@ def bring_up(platform: LivePlatform, **environment: str) -> None:
 
 
 SLOW = {"backend": "sleep", "step_s": [0.05, 0.0], "replicas": {"num_cpus": 0.05}}
+ROLLED = {"backend": "sleep", "step_s": [0.02, 0.0], "replicas": {"num_cpus": 0.02}}
 SCALING = {
     "backend": "sleep",
     "step_s": [0.02, 0.0],
@@ -164,6 +165,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]
         "ray": {"dashboard_port": 0, "num_gpus": 2, "num_cpus": 4, "resources": {"lab": 2}},
         "models": {
             "slow": SLOW,
+            "rolled": ROLLED,
             "scaling": SCALING,
             "on-gpus": ON_GPUS,
             "child": _own_server(folder),

@@ -1,7 +1,6 @@
 """Who answers when a model does not, in which order, and what the caller is told when nobody does."""
 
 import asyncio
-import pickle
 from contextlib import aclosing
 from pathlib import Path
 
@@ -29,8 +28,7 @@ from manta.messages import ChatChunk
 from serve_app.models.calls.breaker import BreakerRules
 from serve_app.models.calls.faults import another_may_answer, counts_against_model
 from serve_app.models.calls.retry import RetryRules
-from serve_app.models.calls.rules import CallRules, call_rules, chain
-from serve_app.models.handles import ServeModels
+from serve_app.models.calls.rules import CallRules, chain
 from tests.agents.loop_support import task
 from tests.models.support import OwnTime, Told, ask, link, resilient, text_of
 
@@ -239,23 +237,13 @@ async def test_a_stream_passes_through_unchanged_and_info_is_the_first_models():
     assert await made.count_tokens(()) == 7
 
 
-def test_models_of_the_platform_share_breakers_and_keep_their_rules_when_pickled():
-    rules = {"a": CallRules(fallbacks=("b",), on_length=True), "b": CallRules(retry=ONCE)}
-    models = pickle.loads(pickle.dumps(ServeModels(("a", "b", "c"), "c", rules)))
-    assert [link.name for link in models.get("a")._links] == ["a", "b"]
-    assert models.get("b")._links == models.get("a")._links[1:]
-    assert models.get("a")._on_length
-    assert models.get("") is models.get("c")
-    with pytest.raises(MantaError, match="no model 'd'"):
-        models.get("d")
-
-
 def test_settings_become_rules():
     big = {"fallbacks": ["smollm2"], "retry": {"attempts": 2}, "breaker": {"failures": 0}}
     settings = Settings.model_validate({"models": {"big": big}})
-    rules = call_rules(settings.models)
-    assert rules["smollm2"] == CallRules()
-    assert rules["big"] == CallRules(RetryRules(attempts=2), BreakerRules(failures=0), ("smollm2",))
+    assert CallRules.of(settings.models["smollm2"]) == CallRules()
+    assert CallRules.of(settings.models["big"]) == CallRules(
+        RetryRules(attempts=2), BreakerRules(failures=0), ("smollm2",)
+    )
 
 
 @pytest.mark.parametrize(

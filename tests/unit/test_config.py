@@ -42,6 +42,19 @@ def test_one_agent_or_model_keeps_the_others(tmp_path: Path):
     assert settings.project == tmp_path
 
 
+def test_models_may_have_a_file_of_their_own(tmp_path: Path):
+    path = write(tmp_path, "models: {m: {backend: sleep}}")
+    (tmp_path / "models.yaml").write_text("n: {backend: sleep}")
+    assert load_settings(path, {}).models.keys() == {"smollm2", "m", "n"}
+    (tmp_path / "models.yaml").write_text("m: {backend: sleep}")
+    with pytest.raises(InvalidConfig, match=r"'m' is also in manta\.yaml"):
+        load_settings(path, {})
+    (tmp_path / "models.yaml").write_text("n: {backend: none}")
+    with pytest.raises(InvalidConfig, match=r"models\.n\.backend") as refused:
+        load_settings(path, {})
+    assert "models.yaml" in refused.value.fix
+
+
 @pytest.mark.parametrize(
     ("text", "cause"),
     [

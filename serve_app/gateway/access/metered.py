@@ -64,15 +64,17 @@ class MeteredModel:
         price = (await self._model.info()).price
         expected = expected_usage(request)
         reservation = self._account.reserve(_spent(expected, price))
-        seen = Usage()
+        seen, told = Usage(), False
         try:
             async with aclosing(self._model.stream(request)) as chunks:
                 async for chunk in chunks:
                     # What a call that is cut off has used is not told: by then every chunk counts for itself.
                     seen = chunk.usage or _with(seen, chunk, expected.input_tokens)
+                    told = chunk.usage is not None and bool(chunk.by)
                     yield chunk
         finally:
-            self._account.settle(reservation, _spent(seen, price))
+            # A model that stood in for this one has told its own price.
+            self._account.settle(reservation, _spent(seen, Price() if told else price))
 
 
 class MeteredEmbedder:

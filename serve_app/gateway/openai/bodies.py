@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from manta.messages import Sampling
+from manta.messages import CallHints, Sampling
 from serve_app.gateway.body_types import WHOLE, BudgetBody, OwnBody, Priority, Seconds, Uuid
 from serve_app.gateway.errors import BadField
 from serve_app.gateway.openai.forms import Form, StructuredOutputs, form_of
@@ -91,13 +91,14 @@ class Sampled(Hints):
         )
 
     def drawing(self) -> dict[str, Any]:
-        """The fields of a `ChatRequest` that say how tokens are drawn."""
+        """The fields of a `ChatRequest` that say how tokens are drawn, and for whom."""
         return {
             "temperature": 1.0 if self.temperature is None else self.temperature,
             "top_p": 1.0 if self.top_p is None else self.top_p,
             "seed": self.seed,
             "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             "sampling": self.sampling(),
+            "hints": CallHints(user=self.user or self.safety_identifier or ""),
         }
 
     def form(self, asked: Form | None = None) -> dict[str, Any] | None:

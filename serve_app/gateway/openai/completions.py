@@ -10,7 +10,7 @@ from pydantic import Field
 from manta.messages import ChatChunk, ChatRequest, TokenLogprob, Usage
 from manta.protocols import ChatModel
 from serve_app.gateway.body_types import WHOLE
-from serve_app.gateway.deps import Platform, PlatformDep
+from serve_app.gateway.deps import DeskDep, Platform
 from serve_app.gateway.errors import BadField
 from serve_app.gateway.openai.bodies import MAX_ANSWERS, Completing, TokenId
 from serve_app.gateway.openai.frames import frames
@@ -79,11 +79,11 @@ def _prompted(prompt: Prompt) -> dict[str, Any]:
 
 
 @router.post("/completions", responses=ASKING)
-async def completions(body: CompletionBody, platform: PlatformDep) -> Any:
+async def completions(body: CompletionBody, desk: DeskDep) -> Any:
     """One choice for each prompt and each of its `n` answers, those of the first prompt first."""
-    requests = body.requests()
-    name = body.model or platform.default_model
-    chunks = _answers(_model(name, platform), requests)
+    requests = [desk.addressed(request) for request in body.requests()]
+    name = body.model or desk.platform.default_model
+    chunks = _answers(_model(name, desk.platform), requests)
     shapes = CompletionShapes(name, body)
     if not body.stream:
         answers, usage = await gathered(chunks, len(requests) * requests[0].n)
@@ -92,7 +92,7 @@ async def completions(body: CompletionBody, platform: PlatformDep) -> Any:
 
 
 def _model(name: str, platform: Platform) -> ChatModel:
-    if is_graph(name, platform):
+    if is_graph(name):
         raise BadField(f"{name} is a graph", fix="ask it by /v1/chat/completions", param="model")
     return platform.models.get(name)
 

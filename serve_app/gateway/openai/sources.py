@@ -27,8 +27,9 @@ class Answering:
     run: RunId | None = None
 
 
-def is_graph(name: str, platform: Platform) -> bool:
-    return name.startswith(GRAPH_PREFIX) and name not in platform.models.names
+def is_graph(name: str) -> bool:
+    """No model's name has a slash."""
+    return name.startswith(GRAPH_PREFIX)
 
 
 async def graph_behind(name: str, platform: Platform) -> Graph:
@@ -54,10 +55,10 @@ async def answering(
         NotFound: there is none.
         BadField: the request is not for a graph, or its options not for a model.
     """
-    if not is_graph(name, desk.platform):
+    if not is_graph(name):
         if options is not None:
             raise BadField(f"{name} is a model, not a graph", fix="leave manta out", param="manta")
-        return Answering(desk.platform.models.get(name).stream(request))
+        return Answering(desk.platform.models.get(name).stream(desk.addressed(request)))
     graph = await graph_behind(name, desk.platform)
     check_request(graph, request)
     record = await _started(desk, graph, request, options or RunOptions(), dict(metadata or {}))

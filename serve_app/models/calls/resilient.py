@@ -4,12 +4,12 @@ import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from manta.clock import Clock, SystemClock
 from manta.errors import MantaError
-from manta.messages import ChatChunk, ChatRequest, ModelInfo
+from manta.messages import ChatChunk, ChatRequest, ModelInfo, Price
 from manta.protocols import ChatModel
 from manta.telemetry import get_logger
 from serve_app.models.calls.breaker import Breaker
@@ -32,9 +32,13 @@ class Link:
     model: ChatModel
     retry: RetryRules
     breaker: Breaker
+    price: Price = field(default_factory=Price)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
-        """One try, under the breaker. Its first chunk is the sign that the model answers."""
+        """One try, under the breaker. Its first chunk is the sign that the model answers.
+
+        The first chunk and the usage say who answers, and the usage what that costs.
+        """
         ticket = self.breaker.enter()
         answered = counted = False
         try:
@@ -43,6 +47,10 @@ class Link:
                     if not answered:
                         answered = counted = True
                         self.breaker.leave(ticket, "answered")
+                        chunk = replace(chunk, by=self.name)
+                    if chunk.usage is not None:
+                        cost = chunk.usage.cost_micros or self.price.micros(chunk.usage)
+                        chunk = replace(chunk, by=self.name, usage=replace(chunk.usage, cost_micros=cost))
                     yield chunk
         except MantaError as error:
             if counts_against_model(error):
@@ -64,7 +72,7 @@ class ResilientModel:
     is tried once for such a call: what fails here the agent asks for again. Those before it are tried as
     for anyone, as the agent does not hear of them unless the whole chain fails; then their breakers bound the tries.
 
-    `info` and `count_tokens` are those of the first model, and so is the price.
+    `info` and `count_tokens` are those of the first model; the price is that of whoever answers.
 
     Args:
         links: at least one.

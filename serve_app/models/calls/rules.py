@@ -17,17 +17,14 @@ class CallRules:
     fallbacks: tuple[str, ...] = ()
     on_length: bool = False
 
-
-def call_rules(models: Mapping[str, ModelSettings]) -> dict[str, CallRules]:
-    return {
-        name: CallRules(
+    @classmethod
+    def of(cls, model: ModelSettings) -> "CallRules":
+        return cls(
             RetryRules(**model.retry.model_dump()),
             BreakerRules(**model.breaker.model_dump()),
             model.fallbacks,
             model.fallback_on_length,
         )
-        for name, model in models.items()
-    }
 
 
 def chain(name: str, fallbacks: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -1,0 +1,21 @@
+"""The models of the settings file, made known to the registry when a platform starts."""
+
+import asyncio
+
+from coordinator.opened import opened_journal
+from coordinator.store.model_records import Book
+from manta.config import Settings
+
+
+def declare_models(settings: Settings) -> Book:
+    """All models that answer from now on: those of the file, and those that were added while running.
+
+    Raises StorageUnavailable: the journal cannot be opened.
+    """
+    return asyncio.run(_declared(settings))
+
+
+async def _declared(settings: Settings) -> Book:
+    declared = {name: model.model_dump(mode="json") for name, model in settings.models.items()}
+    async with opened_journal(settings, may_be_new=True) as journal:
+        return await journal.models.declare(declared)

@@ -1,0 +1,95 @@
+"""Who is asked for a model: of each name the version that its route chooses. Pure, but for the chance handed in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from coordinator.routes import choose, sticky_key
+from coordinator.store.model_records import Book, ModelVersion, Route
+from manta.messages import CallHints, Price
+from manta.model_settings import ModelSettings
+from serve_app.models.calls.rules import CallRules, chain
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One version of a model, as calls of it see it."""
+
+    model: str
+    version: int
+    settings: ModelSettings
+    rules: CallRules
+    price: Price
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A model that answers: its route and the versions in it."""
+
+    route: Route
+    arms: Mapping[int, Arm]
+
+    @property
+    def in_order(self) -> list[Arm]:
+        """By their shares, of equal ones the newest first."""
+        weights = self.route.weights
+        order = sorted(weights, key=lambda version: (weights[version], version), reverse=True)
+        return [self.arms[version] for version in order]
+
+    @property
+    def primary(self) -> Arm:
+        return self.in_order[0]
+
+    @property
+    def compared(self) -> bool:
+        return len(self.arms) > 1
+
+
+Routes = Mapping[str, Routed]
+
+
+def read_book(book: Book) -> dict[str, Routed]:
+    return {
+        served.model: Routed(served.route, {v.version: read_version(v) for v in served.versions})
+        for served in book.models
+    }
+
+
+def read_version(version: ModelVersion) -> Arm:
+    settings = ModelSettings.model_validate(version.settings)
+    return Arm(
+        version.model,
+        version.version,
+        settings,
+        CallRules.of(settings),
+        Price(**settings.price.model_dump()),
+    )
+
+
+def arms_for(routes: Routes, name: str, hints: CallHints, draw: Callable[[], float]) -> list[Arm]:
+    """Who is asked, in order: the chosen version, the name's others, then its fallbacks likewise.
+
+    That the others stand in for it keeps a canary that fails from costing answers.
+
+    Args:
+        name: of `routes`.
+        draw: a number in [0, 1), for calls that stick to nothing.
+    """
+    fallbacks = {other: routed.primary.rules.fallbacks for other, routed in routes.items()}
+    found: list[Arm] = []
+    for other in chain(name, fallbacks):
+        # One that was removed meanwhile is passed over.
+        if other in routes:
+            found += _arms_of(routes[other], hints, draw)
+    return found
+
+
+def _arms_of(routed: Routed, hints: CallHints, draw: Callable[[], float]) -> Sequence[Arm]:
+    if not routed.compared:
+        return [routed.primary]
+    key = sticky_key(routed.route.sticky, hints.run, hints.tenant, hints.user)
+    chosen = routed.arms[choose(routed.route, str(draw()) if key is None else key)]
+    return [chosen, *(arm for arm in routed.in_order if arm is not chosen)]

@@ -1,0 +1,16 @@
+"""The names of Serve applications: one for each version of a model, one for the embedder."""
+
+import re
+
+EMBEDDER_APP = "embedder"
+_MODEL = re.compile(r"model-(?P<name>.+)-v(?P<version>[0-9]+)")
+
+
+def model_app(name: str, version: int) -> str:
+    return f"model-{name}-v{version}"
+
+
+def version_behind(app: str) -> tuple[str, int] | None:
+    """The model and version of an application; None: it is none of a model's."""
+    found = _MODEL.fullmatch(app)
+    return None if found is None else (found["name"], int(found["version"]))
