@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 
 import httpx
 
-from manta.async_client_rooms import Items, Schedules, Threads
+from manta.async_client_rooms import Items, Models, Schedules, Threads
 from manta.client_core import (
     PATIENCE_S,
     TRIES,
@@ -56,6 +56,7 @@ class AsyncClient(ClientCore):
         self.threads = Threads(self._call)
         self.schedules = Schedules(self._call)
         self.items = Items(self._call)
+        self.models = Models(self._call)
 
     async def __aenter__(self) -> Self:
         return self

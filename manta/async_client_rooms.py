@@ -1,10 +1,25 @@
 """Parts of the client that awaits; they mirror `manta.client_rooms`."""
 
+import asyncio
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from manta.wire import Call, Item, Schedule, Thread, ThreadState, library, threads
+from manta.wire import (
+    Call,
+    Comparison,
+    Item,
+    Model,
+    ModelRoute,
+    ModelVersion,
+    Schedule,
+    Thread,
+    ThreadState,
+    library,
+    model_versions,
+    threads,
+)
 
 T = TypeVar("T")
 
@@ -151,3 +166,75 @@ class Items:
         offset: int = 0,
     ) -> Sequence[tuple[str, ...]]:
         return await self._send(library.namespaces(prefix, suffix, max_depth, limit, offset))
+
+
+class Models:
+    """Models as operators see them. Changes are answered at once, and hold once what they need runs: `wait`."""
+
+    def __init__(self, send: Sender) -> None:
+        self._send = send
+
+    async def list(self) -> Sequence[Model]:
+        return await self._send(model_versions.models())
+
+    async def get(self, name: str) -> Model:
+        """Raises NotFound (`model_not_found`)."""
+        return await self._send(model_versions.get(name))
+
+    async def add(
+        self, name: str, settings: Mapping[str, Any], *, note: str = "", idempotency_key: str | None = None
+    ) -> ModelVersion:
+        """A new model, which answers as soon as it runs, or the next version of one, which waits to be promoted.
+
+        Args:
+            settings: as under `models.NAME` in `manta.yaml`.
+        """
+        key = idempotency_key or str(uuid.uuid4())
+        return await self._send(model_versions.add(name, settings, note, key))
+
+    async def promote(
+        self, name: str, version: int | None = None, *, keep_s: float | None = None
+    ) -> ModelRoute:
+        """One version, or the newest, gets all calls. `keep_s`: how long others stay up for a rollback."""
+        return await self._send(model_versions.promote(name, version, keep_s))
+
+    async def split(
+        self, name: str, weights: Mapping[int, int], *, sticky: str = "run", keep_s: float | None = None
+    ) -> ModelRoute:
+        """Share calls out between versions. `sticky`: `run`, `user` or `none` meets the same version again."""
+        return await self._send(model_versions.split(name, weights, sticky, keep_s))
+
+    async def rollback(self, name: str) -> ModelRoute:
+        """Back to the shares of the route before."""
+        return await self._send(model_versions.rollback(name))
+
+    async def scale(self, name: str, version: int | None = None, **replicas: Any) -> ModelVersion:
+        """Changes fields of `replicas`: `min`, `max` and so on."""
+        return await self._send(model_versions.scale(name, version, replicas))
+
+    async def remove(self, name: str, version: int | None = None) -> None:
+        """A model, or a version of it that has no traffic."""
+        await self._send(model_versions.remove(name, version))
+
+    async def comparison(self, name: str, revision: int | None = None) -> Comparison:
+        """How the versions of a split do; of the newest one if no revision is named."""
+        return await self._send(model_versions.comparison(name, revision))
+
+    async def replicas(self, name: str) -> Sequence[dict[str, Any]]:
+        """What each replica holds and does."""
+        return await self._send(model_versions.replicas(name))
+
+    async def wait(self, name: str, revision: int, *, timeout: float = 3600) -> ModelRoute:
+        """The route once it serves.
+
+        Raises:
+            Conflict: code `route_failed`, it never will. PlatformError: code `wait_timeout`.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            route = model_versions.settled(await self.get(name), revision)
+            if route is not None:
+                return route
+            if time.monotonic() >= deadline:
+                raise model_versions.late(name, revision, timeout)
+            await asyncio.sleep(model_versions.LOOK_S)

@@ -21,7 +21,7 @@ from manta.client_core import (
     stream_path,
     succeeded,
 )
-from manta.client_rooms import Items, Schedules, Threads
+from manta.client_rooms import Items, Models, Schedules, Threads
 from manta.errors import MantaError
 from manta.events import Event
 from manta.messages import ArtifactRef, Passage
@@ -70,6 +70,7 @@ class Client(ClientCore):
         self.threads = Threads(self._call)
         self.schedules = Schedules(self._call)
         self.items = Items(self._call)
+        self.models = Models(self._call)
 
     def __enter__(self) -> Self:
         return self

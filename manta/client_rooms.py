@@ -1,10 +1,24 @@
-"""Parts of the client that blocks: `client.threads`, `client.schedules`, `client.items`."""
+"""Parts of the client that blocks: `client.threads`, `client.schedules`, `client.items`, `client.models`."""
 
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from manta.wire import Call, Item, Schedule, Thread, ThreadState, library, threads
+from manta.wire import (
+    Call,
+    Comparison,
+    Item,
+    Model,
+    ModelRoute,
+    ModelVersion,
+    Schedule,
+    Thread,
+    ThreadState,
+    library,
+    model_versions,
+    threads,
+)
 
 T = TypeVar("T")
 
@@ -147,3 +161,73 @@ class Items:
         offset: int = 0,
     ) -> Sequence[tuple[str, ...]]:
         return self._send(library.namespaces(prefix, suffix, max_depth, limit, offset))
+
+
+class Models:
+    """Models as operators see them. Changes are answered at once, and hold once what they need runs: `wait`."""
+
+    def __init__(self, send: Sender) -> None:
+        self._send = send
+
+    def list(self) -> Sequence[Model]:
+        return self._send(model_versions.models())
+
+    def get(self, name: str) -> Model:
+        """Raises NotFound (`model_not_found`)."""
+        return self._send(model_versions.get(name))
+
+    def add(
+        self, name: str, settings: Mapping[str, Any], *, note: str = "", idempotency_key: str | None = None
+    ) -> ModelVersion:
+        """A new model, which answers as soon as it runs, or the next version of one, which waits to be promoted.
+
+        Args:
+            settings: as under `models.NAME` in `manta.yaml`.
+        """
+        key = idempotency_key or str(uuid.uuid4())
+        return self._send(model_versions.add(name, settings, note, key))
+
+    def promote(self, name: str, version: int | None = None, *, keep_s: float | None = None) -> ModelRoute:
+        """One version, or the newest, gets all calls. `keep_s`: how long others stay up for a rollback."""
+        return self._send(model_versions.promote(name, version, keep_s))
+
+    def split(
+        self, name: str, weights: Mapping[int, int], *, sticky: str = "run", keep_s: float | None = None
+    ) -> ModelRoute:
+        """Share calls out between versions. `sticky`: `run`, `user` or `none` meets the same version again."""
+        return self._send(model_versions.split(name, weights, sticky, keep_s))
+
+    def rollback(self, name: str) -> ModelRoute:
+        """Back to the shares of the route before."""
+        return self._send(model_versions.rollback(name))
+
+    def scale(self, name: str, version: int | None = None, **replicas: Any) -> ModelVersion:
+        """Changes fields of `replicas`: `min`, `max` and so on."""
+        return self._send(model_versions.scale(name, version, replicas))
+
+    def remove(self, name: str, version: int | None = None) -> None:
+        """A model, or a version of it that has no traffic."""
+        self._send(model_versions.remove(name, version))
+
+    def comparison(self, name: str, revision: int | None = None) -> Comparison:
+        """How the versions of a split do; of the newest one if no revision is named."""
+        return self._send(model_versions.comparison(name, revision))
+
+    def replicas(self, name: str) -> Sequence[dict[str, Any]]:
+        """What each replica holds and does."""
+        return self._send(model_versions.replicas(name))
+
+    def wait(self, name: str, revision: int, *, timeout: float = 3600) -> ModelRoute:
+        """The route once it serves.
+
+        Raises:
+            Conflict: code `route_failed`, it never will. PlatformError: code `wait_timeout`.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            route = model_versions.settled(self.get(name), revision)
+            if route is not None:
+                return route
+            if time.monotonic() >= deadline:
+                raise model_versions.late(name, revision, timeout)
+            time.sleep(model_versions.LOOK_S)

@@ -16,6 +16,7 @@ from manta.cli import (
     gc,
     gpus,
     keys,
+    models,
     platform,
     replay,
     run,
@@ -104,6 +105,7 @@ app.command("status", rich_help_panel="Platform")(platform.status)
 app.command("doctor", rich_help_panel="Platform")(doctor.doctor)
 app.command("gc", rich_help_panel="Platform")(gc.gc)
 app.command("gpus", rich_help_panel="Platform")(gpus.gpus)
+app.add_typer(models.app, name="models", rich_help_panel="Platform")
 app.add_typer(keys.app, name="keys", rich_help_panel="Platform")
 
 

@@ -10,7 +10,15 @@ import pytest
 
 from manta import Client, async_client, async_client_rooms, client_rooms
 from manta.config import ModelSettings
-from manta.errors import Conflict, IdempotencyConflict, InvalidInput, MantaError, NotFound, Rejected
+from manta.errors import (
+    Conflict,
+    IdempotencyConflict,
+    InvalidInput,
+    MantaError,
+    NotFound,
+    PlatformError,
+    Rejected,
+)
 from manta.messages import Budget
 from serve_app.backends.sleep import SleepBackend
 from tests.client.test_client import Awaited
@@ -182,12 +190,64 @@ def test_items(client):
             call(space, "profile")
 
 
+def test_models(client, platform, monkeypatch):
+    monkeypatch.setattr("manta.wire.model_versions.LOOK_S", 0.0)
+    name = f"m{uuid.uuid4().hex[:8]}"
+    made = client.models.add(name, {"backend": "sleep"}, note="first")
+    assert (made.version, made.note, made.created_by, made.source) == (1, "first", "local", "api")
+    assert client.models.wait(name, 1).weights == {1: 100}
+    found = client.models.get(name)
+    assert (found.name, found.default, found.route, found.pending) == (name, False, found.history[0], None)
+    assert (found.version(1).state, found.version(1).share, found.version(2)) == ("running", 1.0, None)
+    assert found.route.created_at <= found.route.active_at
+    assert name in {model.name for model in client.models.list()}
+
+    client.models.add(name, {"backend": "sleep", "max_batch": 2})
+    split = client.models.split(name, {1: 3, 2: 1}, sticky="none", keep_s=1)
+    assert (split.state, split.sticky) == ("pending", "none")
+    assert client.models.wait(name, split.revision).state == "active"
+    compared = client.models.comparison(name)
+    assert [(arm.version, arm.share, arm.calls) for arm in compared.arms] == [(1, 0.75, 0), (2, 0.25, 0)]
+    assert (compared.enough, compared.since is not None, compared.until) == (False, True, None)
+    assert compared.differences[0].shortfall.startswith("version 1 has 0 of 30 observations")
+    promoted = client.models.promote(name, 2)
+    assert client.models.wait(name, promoted.revision).weights == {2: 100}
+    back = client.models.rollback(name)
+    assert (back.weights, back.why) == ({1: 3, 2: 1}, "rolled_back")
+    client.models.promote(name, 1)
+    with pytest.raises(Conflict, match="superseded"):
+        client.models.wait(name, back.revision)
+    assert client.models.scale(name, 2, max=3).settings["replicas"]["max"] == 3
+    with pytest.raises(InvalidInput, match=r"settings\.max_batch"):
+        client.models.add(name, {"max_batch": 0})
+    client.models.remove(name)
+    with pytest.raises(NotFound):
+        client.models.get(name)
+    assert client.models.replicas("sleeper") == [{"node": "here", "running": 0}]
+
+
+def test_a_model_that_does_not_start(client, platform, monkeypatch):
+    monkeypatch.setattr("manta.wire.model_versions.LOOK_S", 0.0)
+    name = f"m{uuid.uuid4().hex[:8]}"
+    platform.local.keeper._target.broken.add(f"model-{name}-v1")
+    client.models.add(name, {"backend": "sleep"})
+    with pytest.raises(Conflict, match="there are no weights") as caught:
+        client.models.wait(name, 1)
+    assert caught.value.code == "route_failed"
+    monkeypatch.setattr(platform.local.keeper._target, "idle", True)
+    client.models.add(name, {"backend": "sleep", "max_batch": 2})
+    with pytest.raises(PlatformError) as late:
+        client.models.wait(name, 2, timeout=0)
+    assert late.value.code == "wait_timeout"
+
+
 def test_the_two_clients_have_the_same_methods():
     for one, other in (
         (Client, async_client.AsyncClient),
         (client_rooms.Threads, async_client_rooms.Threads),
         (client_rooms.Schedules, async_client_rooms.Schedules),
         (client_rooms.Items, async_client_rooms.Items),
+        (client_rooms.Models, async_client_rooms.Models),
     ):
         assert _methods(one) == _methods(other)
 

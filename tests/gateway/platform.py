@@ -16,7 +16,7 @@ from agents.context import LocalArtifacts
 from coordinator.service import CoordinatorService
 from coordinator.store.journal import Journal
 from manta.clock import SystemClock
-from manta.config import LimitSettings
+from manta.config import LimitSettings, RouterSettings
 from manta.errors import MantaError, NotFound, Unavailable
 from manta.graph import Names, parse_graph
 from manta.messages import ChatChunk, ChatRequest, Task
@@ -24,6 +24,7 @@ from manta.protocols import ChatModel
 from serve_app.gateway.app import build_api
 from serve_app.gateway.deps import Platform
 from serve_app.models.choices import answers
+from serve_app.models.names import model_app
 from tests.coordinator.functions import FunctionRuntime
 from tests.tools.hashing_embedder import HashingEmbedder
 from tools.actor import RemoteDocuments
@@ -80,17 +81,71 @@ class LocalEmbedder(HashingEmbedder):
 
 
 class LocalModels:
+    routers: Mapping[str, RouterSettings] = {}
+
     def __init__(self, models: Mapping[str, ChatModel]) -> None:
         self._models = {name: LocalModel(model) for name, model in models.items()}
 
-    @property
-    def names(self) -> tuple[str, ...]:
+    async def names(self) -> tuple[str, ...]:
         return tuple(self._models)
+
+    async def require(self, name: str) -> None:
+        self.get(name)
+
+    async def windows(self) -> dict[str, int]:
+        return {name: (await model.info()).context_window for name, model in self._models.items()}
+
+    def resolve(self, name: str) -> str:
+        return name or next(iter(self._models))
 
     def get(self, name: str) -> LocalModel:
         if name not in self._models:
             raise NotFound(f"there is no model {name!r}", code="model_not_found")
         return self._models[name]
+
+    def replicas_of(self, name: str) -> LocalModel:
+        return self.get(name)
+
+
+class LocalKeeper:
+    """Deploys nothing, but says and does what the keeper would: a step each time that it is asked for states.
+
+    A version waits, is being deployed, then runs, and a route is activated once its versions do. Versions named in
+    `broken` fail to start. While `idle` it does nothing.
+    """
+
+    def __init__(self, journal: Callable[[], Journal]) -> None:
+        self._journal = journal
+        self._states: dict[str, dict[str, Any]] = {}
+        self.broken: set[str] = set()
+        self.idle = False
+
+    async def states(self) -> dict[str, dict[str, Any]]:
+        if not self.idle:
+            await self._step()
+        return dict(self._states)
+
+    async def _step(self) -> None:
+        models = self._journal().models
+        plan = await models.plan()
+        up = {model_app(version.model, version.version): version for version in plan.up}
+        self._states = {app: self._state(app, self._states.get(app)) for app in up}
+        for route in plan.pending:
+            told = [self._states[model_app(route.model, version)] for version in route.weights]
+            failed = next((each["message"] for each in told if each["state"] == "failed"), None)
+            if failed is not None:
+                await models.fail(route.model, route.revision, failed)
+            elif all(each["state"] == "running" for each in told):
+                await models.activate(route.model, route.revision)
+        for version in up.values():
+            await models.retire(version.model, version.version)
+
+    def _state(self, app: str, before: dict[str, Any] | None) -> dict[str, Any]:
+        if before is None:
+            return {"state": "deploying", "message": "", "replicas": 0}
+        if app in self.broken:
+            return {"state": "failed", "message": "there are no weights", "replicas": 0}
+        return {"state": "running", "message": "", "replicas": 1}
 
 
 @dataclass
@@ -103,6 +158,7 @@ class Local:
     http: httpx.AsyncClient
     runtime: FunctionRuntime
     release: asyncio.Event
+    keeper: LocalActor
 
     async def json(self, method: str, path: str, status: int = 200, **request: Any) -> Any:
         response = await self.http.request(method, path, **request)
@@ -211,8 +267,10 @@ async def start(
     documents = RemoteDocuments(store)  # type: ignore[arg-type]
     # As its actor answers.
     store._target.ping = lambda: True
+    keeper = LocalActor(LocalKeeper(lambda: service.journal))
     platform = Platform(
         coordinator=coordinator,
+        keeper=keeper,  # type: ignore[arg-type]
         documents=documents,
         artifacts=LocalArtifacts(folder / "artifacts"),
         models=LocalModels(models),  # type: ignore[arg-type]
@@ -230,7 +288,7 @@ async def start(
         await http.aclose()
         await service.close()
 
-    return Local(service, coordinator, api, http, runtime, release), stop
+    return Local(service, coordinator, api, http, runtime, release, keeper), stop
 
 
 class Visitor:
