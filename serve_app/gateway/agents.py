@@ -11,6 +11,7 @@ from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.body_types import Body, Limit, Metadata, Offset
 from serve_app.gateway.deps import Platform, PlatformDep
 from serve_app.gateway.errors import TAKING
+from serve_app.gateway.hidden_graphs import HIDDEN
 
 router = APIRouter(tags=["agents"], route_class=StrictRoute, responses=TAKING)
 
@@ -93,9 +94,9 @@ async def list_graphs(platform: PlatformDep) -> list[GraphJson]:
 
 
 async def all_graphs(platform: Platform) -> list[Graph]:
-    """Every graph there is, by name."""
+    """Every graph there is, by name; without those that the gateway runs for itself."""
     graphs: list[Graph] = await platform.coordinator.call("graphs")
-    return sorted(graphs, key=lambda graph: graph.name)
+    return sorted((graph for graph in graphs if graph.name not in HIDDEN), key=lambda graph: graph.name)
 
 
 async def graph_named(platform: Platform, name: str) -> Graph:

@@ -40,6 +40,7 @@ from serve_app.gateway.guard import HostGuard
 from serve_app.gateway.openai.routing import RUN_HEADER
 
 ROOMS = (
+    openai,
     page,
     health,
     agents,
@@ -54,7 +55,6 @@ ROOMS = (
     schedules,
     documents,
     models,
-    openai,
 )
 
 

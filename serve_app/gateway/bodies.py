@@ -14,6 +14,8 @@ from serve_app.gateway.errors import SPLIT_IT, Unreadable, refusal
 MAX_JSON_BYTES = 16 << 20
 MAX_FILE_BYTES = 64 << 20
 """Of a file or a document; what a document's text may be has a lower cap of its own."""
+MAX_BATCH_BYTES = 201 << 20
+"""Of the form with a batch's file, which may have 200 MiB."""
 MAX_FRAME_BYTES = 1 << 20
 """Of one message on a WebSocket."""
 
@@ -58,6 +60,8 @@ def _counted(receive: Receive, limit: int) -> Receive:
 
 def _limit(scope: Scope) -> int:
     path, method = scope["path"], scope["method"]
+    if path == "/v1/files":
+        return MAX_BATCH_BYTES
     takes_files = path == "/files" or (method == "PUT" and path.startswith("/collections/"))
     return MAX_FILE_BYTES if takes_files else MAX_JSON_BYTES
 

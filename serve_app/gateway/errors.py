@@ -168,7 +168,7 @@ async def _on_manta_error(request: Request, error: Any) -> JSONResponse:
 async def _on_invalid(request: Request, error: Any) -> JSONResponse:
     first = error.errors()[0]
     if is_openai(request.scope["path"]):
-        return error_response(request, _bad_field(_nearest(error.errors())))
+        return error_response(request, bad_body(error.errors()))
     where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
     return error_response(request, InvalidInput(f"{where}: {first['msg']}", fix="see /openapi.json"))
 
@@ -176,6 +176,11 @@ async def _on_invalid(request: Request, error: Any) -> JSONResponse:
 _OPENAI_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 _PLACE = re.compile(r"[a-z_]+")
 _KINDS_OF_UNIONS = frozenset({"str", "int", "float", "bool", "dict", "list", "nullable"})
+
+
+def bad_body(errors: Sequence[Mapping[str, Any]]) -> BadField:
+    """Of several things that pydantic says of a body, the one that helps most."""
+    return _bad_field(_nearest(errors))
 
 
 def _nearest(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

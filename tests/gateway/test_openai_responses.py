@@ -206,7 +206,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": "x", "previous_response_id": "resp_1"}, "unsupported_parameter", "previous_response_id"),
     ({"input": "x", "conversation": "conv_1"}, "unsupported_parameter", "conversation"),
     ({"input": "x", "prompt": {"id": "pmpt_1"}}, "unsupported_parameter", "prompt"),
-    ({"input": "x", "background": True}, "invalid_value", "background"),
+    ({"input": "x", "background": True, "store": False}, "invalid_value", "store"),
     ({"input": "x", "unheard_of": 1}, "unknown_parameter", "unheard_of"),
     ({"input": "x", "tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools[0]"),
     ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "invalid_value", "input[0]"),

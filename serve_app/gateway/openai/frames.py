@@ -23,20 +23,20 @@ class Shapes(Protocol):
 async def frames(
     chunks: AsyncGenerator[ChatChunk, None], shapes: Shapes, usage_wanted: bool
 ) -> AsyncGenerator[str, None]:
-    """Server-sent events, up to `[DONE]` or to an error."""
-    usage = Usage()
+    """Server-sent events, up to `[DONE]` or to an error. What is sent together is one text: each costs a way of its
+    own through Serve and its proxy.
+    """
+    usage, held = Usage(), ""
     try:
         async for chunk in chunks:
-            pieces = shapes.pieces(chunk)
-            for piece in pieces:
-                yield data(piece)
-            if not pieces:
-                yield KEEP_ALIVE
+            told = held + "".join(map(data, shapes.pieces(chunk)))
+            # Behind the usage comes but the end, which takes it along. Text waits for nothing.
+            held = told if chunk.usage is not None and not chunk.text else ""
+            if not held:
+                yield told or KEEP_ALIVE
             usage = chunk.usage or usage
     except MantaError as error:
         # The status is long sent: the error goes in band, and no [DONE] follows it.
-        yield data(error_body("/v1/", error))
+        yield held + data(error_body("/v1/", error))
         return
-    if usage_wanted:
-        yield data(shapes.last(usage))
-    yield DONE
+    yield held + (data(shapes.last(usage)) if usage_wanted else "") + DONE

@@ -5,7 +5,7 @@ closed before the next is opened.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from manta.errors import MantaError
@@ -29,10 +29,23 @@ class ResponseWriter:
         run: the run behind it, if a graph answers.
         echoed: fields of the request that a response repeats.
         logprobs: whether they are told.
+        made_at: seconds since the epoch; None is now.
+        ids: makes the id of an output item, of its kind.
     """
 
-    def __init__(self, model: str, run: RunId | None, echoed: Mapping[str, Any], *, logprobs: bool) -> None:
-        self._head = {"id": new_id("resp_", run), "object": "response", "created_at": now(), "model": model}
+    def __init__(
+        self,
+        model: str,
+        run: RunId | None,
+        echoed: Mapping[str, Any],
+        *,
+        logprobs: bool,
+        made_at: int | None = None,
+        ids: Callable[[str], str] = new_id,
+    ) -> None:
+        made_at = now() if made_at is None else made_at
+        self._head = {"id": new_id("resp_", run), "object": "response", "created_at": made_at, "model": model}
+        self._ids = ids
         self._echoed = echoed
         self._logprobs = logprobs
         self._output: list[dict[str, Any]] = []
@@ -59,7 +72,7 @@ class ResponseWriter:
             "error": self._error,
             "incomplete_details": reason,
             "output": [dict(item) for item in self._output],
-            "usage": None if self._usage is None else _usage(self._usage),
+            "usage": None if self._usage is None else response_usage(self._usage),
         }
 
     def _status(self) -> tuple[str, dict[str, str] | None]:
@@ -134,7 +147,7 @@ class ResponseWriter:
     def _opened(self, kind: str) -> Events:
         self._open, self._tokens = kind, []
         own: dict[str, Any] = {"summary": []} if kind == "reasoning" else {"role": "assistant"}
-        item = {"id": new_id(_IDS[kind]), "type": kind, "status": "in_progress", **own}
+        item = {"id": self._ids(_IDS[kind]), "type": kind, "status": "in_progress", **own}
         self._output.append({**item, "content": []})
         events = [self._item_event("added")]
         more: dict[str, Any] = {"annotations": [], "logprobs": []} if kind == "message" else {}
@@ -160,7 +173,7 @@ class ResponseWriter:
 
     def _call(self, call: ToolCall) -> Events:
         arguments = json.dumps(call.arguments, ensure_ascii=False)
-        item = {"id": new_id("fc_"), "type": "function_call", "call_id": call.id, "name": call.name}
+        item = {"id": self._ids("fc_"), "type": "function_call", "call_id": call.id, "name": call.name}
         self._output.append({**item, "arguments": "", "status": "in_progress"})
         events = [self._item_event("added")]
         self._output[-1] |= {"arguments": arguments, "status": "completed"}
@@ -175,7 +188,7 @@ class ResponseWriter:
         return chat_logprobs(tokens) if self._logprobs else []
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def response_usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.input_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},

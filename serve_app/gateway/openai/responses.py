@@ -1,162 +1,54 @@
-"""/v1/responses. Nothing is kept: a conversation is sent whole each time, as `store: false` means it."""
+"""/v1/responses. Only one that works in the background is kept, as the run it is; a conversation is sent whole."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from manta.errors import MantaError, NotFound
-from manta.messages import ChatChunk, ChatRequest
-from serve_app.gateway.body_types import WHOLE
-from serve_app.gateway.deps import DeskDep
-from serve_app.gateway.openai.bodies import OpenAIBody, RunOptions, Sampled, Tokens
-from serve_app.gateway.openai.forms import TextFormat
+from manta.errors import MantaError
+from manta.ids import RunId
+from manta.messages import ChatChunk
+from serve_app.gateway.deps import DeskDep, IdempotencyKey
+from serve_app.gateway.openai import background
+from serve_app.gateway.openai.background_shapes import background_response
 from serve_app.gateway.openai.gathering import begun, cut_short
-from serve_app.gateway.openai.response_input import messages_of
+from serve_app.gateway.openai.response_body import ResponseBody
 from serve_app.gateway.openai.response_shapes import Events, ResponseWriter
 from serve_app.gateway.openai.routing import RUNNING, openai_router, run_headers
 from serve_app.gateway.openai.sources import answering
-from serve_app.gateway.openai.tooling import read_tools
-from serve_app.gateway.openai.wire_schemas import RESPONSE_INPUT, RESPONSE_TOOL_CHOICE, RESPONSE_TOOLS
 from serve_app.gateway.sse import KEEP_ALIVE, frame
 from serve_app.gateway.streaming import EventStream
-
-LOGPROBS = "message.output_text.logprobs"
-_RESEND = "send the conversation as input; responses are not kept"
 
 router = openai_router()
 
 
-class TextOptions(OpenAIBody):
-    format: TextFormat | None = None
-    verbosity: str | None = None
-
-
-class ResponseStreamOptions(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-class ResponseBody(Sampled):
-    refused = {
-        "previous_response_id": _RESEND,
-        "conversation": _RESEND,
-        "prompt": "send the prompt's text as input",
-    }
-
-    model: str | None = None
-    """A model, or a graph as `manta/NAME`; null is the platform's default model."""
-    input: Annotated[str | Annotated[list[Any], Field(min_length=1)], WithJsonSchema(RESPONSE_INPUT)]
-    instructions: str | None = None
-    max_output_tokens: Tokens | None = None
-    stream: bool | None = None
-    stream_options: ResponseStreamOptions | None = None
-    tools: Annotated[list[Any], WithJsonSchema(RESPONSE_TOOLS)] | None = None
-    tool_choice: Annotated[Any, WithJsonSchema(RESPONSE_TOOL_CHOICE)] = None
-    parallel_tool_calls: bool | None = None
-    text: TextOptions | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
-    include: list[str] | None = None
-    """`message.output_text.logprobs` is acted on."""
-    truncation: Literal["disabled"] | None = None
-    background: Literal[False] | None = None
-    reasoning: dict[str, Any] | None = None
-    """A hint that no model takes yet."""
-    max_tool_calls: Tokens | None = None
-    """Of tools that OpenAI runs itself; here the caller runs them all."""
-    previous_response_id: None = None
-    conversation: None = None
-    prompt: None = None
-    manta: RunOptions | None = None
-    """Of a graph's run."""
-
-    @property
-    def logprobs(self) -> int | None:
-        wanted = self.top_logprobs is not None or LOGPROBS in (self.include or ())
-        return (self.top_logprobs or 0) if wanted else None
-
-    def request(self) -> ChatRequest:
-        """Raises BadField."""
-        tools, choice = read_tools([_nested(tool) for tool in self.tools or ()], _choice(self.tool_choice))
-        return ChatRequest(
-            messages=messages_of(self.input, self.instructions),
-            tools=tools,
-            tool_choice=choice,
-            max_tokens=self.max_output_tokens,
-            response_format=self.form(self.text.format if self.text else None),
-            parallel_tool_calls=self.parallel_tool_calls is not False,
-            logprobs=self.logprobs,
-            **self.drawing(),
-        )
-
-    def echoed(self) -> dict[str, Any]:
-        """What a response repeats of its request."""
-        text = self.text.model_dump(by_alias=True, exclude_none=True) if self.text else {}
-        return {
-            "instructions": self.instructions,
-            "max_output_tokens": self.max_output_tokens,
-            "metadata": self.metadata or {},
-            "parallel_tool_calls": self.parallel_tool_calls is not False,
-            "previous_response_id": None,
-            "reasoning": {"effort": None, "summary": None},
-            "store": False,
-            "temperature": 1.0 if self.temperature is None else self.temperature,
-            "text": {"format": {"type": "text"}, **text},
-            "tool_choice": self.tool_choice or "auto",
-            "tools": [{"strict": None, "parameters": None, **tool} for tool in self.tools or ()],
-            "top_logprobs": self.top_logprobs or 0,
-            "top_p": 1.0 if self.top_p is None else self.top_p,
-            "truncation": "disabled",
-            "background": False,
-            "user": self.user,
-        }
-
-
-def _nested(tool: Any) -> Any:
-    """A tool as chat completions have it."""
-    if not isinstance(tool, dict) or tool.get("type") != "function":
-        return tool if isinstance(tool, dict) and "type" in tool else {"type": None}
-    return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
-
-
-def _choice(choice: Any) -> Any:
-    if isinstance(choice, dict) and choice.get("type") == "function" and "function" not in choice:
-        return {"type": "function", "function": {"name": choice.get("name")}}
-    return choice
-
-
 @router.post("/responses", responses=RUNNING)
-async def create_response(body: ResponseBody, desk: DeskDep) -> Any:
-    """`stream: true` answers with OpenAI's events. Closing the connection ends the work."""
+async def create_response(body: ResponseBody, desk: DeskDep, key: IdempotencyKey = None) -> Any:
+    """`stream: true` answers with OpenAI's events. Closing the connection ends the work, but of a `background` one.
+
+    The Idempotency-Key is for those: the same key with the same body is the same response.
+    """
     request = body.request()
     name = body.model or desk.platform.default_model
+    if body.background:
+        record = await background.begin(desk, name, request, body.manta, body.echoed(), key)
+        kept: Response = JSONResponse(background_response(record))
+        if body.stream:
+            kept = EventStream(background.frames(desk, record, -1))
+        kept.headers.update(run_headers(RunId(record.id)))
+        return kept
     source = await answering(desk, name, request, body.manta, body.metadata)
     writer = ResponseWriter(name, source.run, body.echoed(), logprobs=body.logprobs is not None)
     if not body.stream:
-        return JSONResponse(await _whole(source.chunks, writer), headers=run_headers(source.run))
+        return JSONResponse(await whole_response(source.chunks, writer), headers=run_headers(source.run))
     answer: Response = EventStream(_frames(await begun(source.chunks), writer), source.chunks)
     answer.headers.update(run_headers(source.run))
     return answer
 
 
-@router.get("/responses/{response_id}")
-async def get_response(response_id: str) -> dict[str, Any]:
-    """Always 404: nothing is kept."""
-    raise _unknown(response_id)
-
-
-@router.delete("/responses/{response_id}")
-async def delete_response(response_id: str) -> dict[str, Any]:
-    """Always 404: nothing is kept."""
-    raise _unknown(response_id)
-
-
-def _unknown(response_id: str) -> NotFound:
-    return NotFound(f"Response with id '{response_id[:100]}' not found.", fix="responses are not kept")
-
-
-async def _whole(chunks: AsyncGenerator[ChatChunk, None], writer: ResponseWriter) -> dict[str, Any]:
+async def whole_response(chunks: AsyncGenerator[ChatChunk, None], writer: ResponseWriter) -> dict[str, Any]:
+    """Raises ModelError for an answer without an end."""
     async with aclosing(chunks):
         async for chunk in chunks:
             writer.take(chunk)
