@@ -12,7 +12,7 @@ define pip-install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-live test-rooms bench chaos check format constraints clean
+.PHONY: help setup setup-dev demo test test-live test-rooms bench soak chaos check format constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -65,8 +65,15 @@ bench: setup-dev ## The benchmarks of docs/benchmarks.md; figures go to out/benc
 	@$(BIN)/python -m benchmarks.engine --serve --json out/benchmarks/engine.json
 	@$(BIN)/python -m benchmarks.embeddings --json out/benchmarks/embeddings.json
 	@$(BIN)/python -m benchmarks.sizing --json out/benchmarks/sizing.json
+	@$(BIN)/python -m benchmarks.gateway --json out/benchmarks/gateway.json
+
+soak: setup-dev ## 10 minutes at 70 % of the knee (SECONDS=n, SEED=n, PRICE=n of a replica's hour)
+	@mkdir -p out/benchmarks
+	@$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),600) --json out/benchmarks/soak.json \
+		$(if $(SEED),--seed $(SEED)) $(if $(PRICE),--price-per-hour $(PRICE))
 
 chaos: setup-dev ## Random kills of everything for ROUNDS rounds (SEED=n repeats one); takes long
+	@$(BIN)/python -m pytest -m long tests
 	@$(BIN)/python -m tests.faults.chaos --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))
 
 check: setup-dev ## Formatting, lint, types, the import contract
