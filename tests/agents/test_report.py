@@ -98,7 +98,7 @@ def test_the_graph_names_the_four_agents() -> None:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    engine = Engine.load(embedded_llm_path(), EngineConfig())
+    engine = Engine.load(embedded_llm_path(), EngineConfig(quantize="int8"))
     engine.start()
     yield engine
     engine.stop()

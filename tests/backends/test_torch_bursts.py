@@ -1,11 +1,18 @@
 """What the engine made while a piece of an answer was under way goes along with the next one."""
 
 import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from manta.config import ModelSettings
-from manta.messages import ChatMessage, ChatRequest
-from serve_app.backends.torch_backend import TorchBackend, _burst
+from serve_app.backends.torch_backend import _burst
 from serve_app.engine.types import EngineOutput
+from tests.backends.torch_support import asking, parrot_backend
+
+TEMPLATE = "{% for message in messages %}<s>{{ message.content }}</s>{% endfor %}"
 
 
 def output(number: int, *, last: bool = False) -> EngineOutput:
@@ -23,14 +30,28 @@ async def test_what_is_there_goes_along_and_the_end_waits_for_nobody() -> None:
     assert [one.token_ids for one in await _burst(outputs, far)] == [(3,), (4,)]
 
 
-async def test_a_long_interval_gathers_the_answer_behind_its_first_token() -> None:
-    request = ChatRequest((ChatMessage("user", "Name five colours."),), max_tokens=24)
-    pieces: dict[float, list[str]] = {}
-    for interval_s in (0.0, 3600.0):
-        backend = TorchBackend("small", ModelSettings(stream_interval_s=interval_s, quantize="int8"))
-        backend.start()
-        pieces[interval_s] = [chunk.text async for chunk in backend.stream(request)]
-        backend.stop()
-    assert "".join(pieces[0.0]) == "".join(pieces[3600.0])
-    # The first token, and whatever came with it, then all the rest.
-    assert len(pieces[3600.0]) == 2 < len(pieces[0.0])
+async def pieces(folder: Path, interval_s: float, ahead: int) -> list[str]:
+    """An answer as it is told when the engine makes a token for each piece that is taken, and then `ahead` more."""
+    async with parrot_backend(folder, TEMPLATE) as (backend, parrot):
+        backend._settings = ModelSettings(stream_interval_s=interval_s)
+        parrot.says = "one two three four five six seven"
+        may_go_on, forward = threading.Semaphore(1), parrot.forward
+
+        def in_step(*arguments: Any) -> torch.Tensor:
+            may_go_on.acquire(timeout=60)
+            return forward(*arguments)
+
+        parrot.forward = in_step  # type: ignore[method-assign]
+        told = []
+        async for chunk in backend.stream(asking("count")):
+            told.append(chunk.text)
+            may_go_on.release(1 + ahead)
+        return told
+
+
+async def test_a_long_interval_gathers_the_answer_behind_its_first_token(tmp_path: Path) -> None:
+    at_once, gathered = await pieces(tmp_path, 0.0, 0), await pieces(tmp_path, 3600.0, 1000)
+    assert "".join(at_once) == "".join(gathered) == "one two three four five six seven"
+    # The first token, then all the rest.
+    assert len([piece for piece in gathered if piece]) == 2 < len([piece for piece in at_once if piece])
+    assert "one two three".startswith(gathered[0])

@@ -31,7 +31,7 @@ TOOLS = {tool.name: tool for tool in (WEATHER, SEARCH)}
 
 @pytest.fixture(scope="module")
 def smol() -> Iterator[TorchBackend]:
-    backend = TorchBackend("smol", ModelSettings(dtype="fp32", kv_tokens=4096, threads=1))
+    backend = TorchBackend("smol", ModelSettings(quantize="int8", kv_tokens=4096, threads=1))
     backend.start()
     yield backend
     backend.stop()

@@ -12,7 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from serve_app.engine.bundle import ModelBundle, load_bundle
 from serve_app.engine.engine import Engine, EngineConfig
 from serve_app.engine.weights import embedded_llm_path
-from tests.engine.support import QUESTIONS, SMALL_SIZES, randomise, small_tokenizer
+from tests.engine.support import QUESTIONS, SMALL_SIZES, Answers, randomise, small_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +88,12 @@ def smol_reference(smol_path: Path) -> torch.nn.Module:
     assert not result.unexpected_keys
     model.tie_weights()
     return model
+
+
+@pytest.fixture(scope="session")
+def smol_answers(smol_reference: torch.nn.Module) -> Answers:
+    """What transformers says to prompts, greedily and in float32: up to 64 tokens, worked out once."""
+    return Answers(smol_reference, 64, end_id=2)
 
 
 @pytest.fixture(scope="session")

@@ -167,6 +167,21 @@ def reference_generate(
     return results
 
 
+class Answers:
+    """Greedy continuations by transformers, each computed when it is first asked for."""
+
+    def __init__(self, model: torch.nn.Module, new_tokens: int, end_id: int) -> None:
+        self._model, self._new_tokens, self._end_id = model, new_tokens, end_id
+        self._known: dict[tuple[int, ...], list[int]] = {}
+
+    def to(self, prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
+        new = [prompt for prompt in prompts if prompt not in self._known]
+        if new:
+            made = reference_generate(self._model, new, self._new_tokens, self._end_id)
+            self._known.update(zip(new, made, strict=True))
+        return [self._known[prompt] for prompt in prompts]
+
+
 def small_tokenizer(folder: Path, size: int = 400) -> Tokenizer:
     """Train a byte-level tokenizer on the questions and save it as `tokenizer.json`."""
     tokenizer = Tokenizer(BPE())

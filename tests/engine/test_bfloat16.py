@@ -11,7 +11,7 @@ from serve_app.engine.engine import Engine, EngineConfig
 from serve_app.engine.kv_cache import KvCache
 from serve_app.engine.loader import native_bfloat16
 from serve_app.engine.model import LanguageModel
-from tests.engine.support import reference_generate
+from tests.engine.support import Answers
 
 STRIDE = 256
 EMULATED_PROMPTS = 4
@@ -69,13 +69,16 @@ def test_small_model_in_bfloat16_is_close(small_folder: Path, one_thread: None) 
 
 @pytest.mark.timeout(900)
 def test_smollm2_agrees_at_least_as_often_as_transformers(
-    smol_path: Path, smol_reference: torch.nn.Module, smol_prompts: list[tuple[int, ...]]
+    smol_path: Path,
+    smol_reference: torch.nn.Module,
+    smol_answers: Answers,
+    smol_prompts: list[tuple[int, ...]],
 ) -> None:
     native = native_bfloat16(torch.device("cpu"))
     prompts = (
         smol_prompts if native else smol_prompts[:: len(smol_prompts) // EMULATED_PROMPTS][:EMULATED_PROMPTS]
     )
-    answers = reference_generate(smol_reference, prompts, 64, end_id=2)
+    answers = smol_answers.to(prompts)
     ours = Engine.load(smol_path, EngineConfig(dtype="bfloat16")).bundle.model
     theirs = copy.deepcopy(smol_reference).to(torch.bfloat16)
     total = sum(len(answer) for answer in answers)
