@@ -44,5 +44,5 @@ def served(home: Path, quantize: str, threads: int) -> Iterator[str]:
 
 def replica_memory_mib() -> int:
     """The proportional set size of the model's replicas."""
-    found = actor_processes(f"ray::ServeReplica:model-{MODEL}-v1:")
+    found = actor_processes(f"ray::ServeReplica:manta-model-{MODEL}-v1:")
     return round(sum(process.memory_full_info().pss for process in found) / 2**20)

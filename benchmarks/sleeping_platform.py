@@ -69,7 +69,7 @@ async def _new_key() -> str:
 
 def _model_app(model: str) -> str:
     """The application that serves a model; behind the model's name its own may have a version."""
-    named = re.compile(rf"model-{re.escape(model)}(-v\d+)?")
+    named = re.compile(rf"manta-model-{re.escape(model)}-v\d+")
     return next(name for name in serve.status().applications if named.fullmatch(name))
 
 

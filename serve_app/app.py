@@ -63,7 +63,7 @@ def deploy(settings: Settings, report: Report = _silent) -> None:
     """
     composition = Composition(settings)
     graphs = composition.graphs()
-    book = declare_models(settings)
+    book = declare_models(settings, serving=_serving())
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": settings.server.host, "port": settings.server.port, "request_timeout_s": None},
@@ -83,7 +83,7 @@ def build(arguments: dict[str, str] | None = None) -> serve.Application:
     settings = load_settings(Path(config) if config else None)
     composition = Composition(settings)
     composition.check()
-    book = declare_models(settings)
+    book = declare_models(settings, serving=_serving())
     _start_backstage(composition, composition.graphs())
     serve.run_many(_targets(composition, book), wait_for_applications_running=False)
     _keeper(composition)
@@ -137,10 +137,14 @@ def _start_applications(composition: Composition, book: Book) -> list[_Part]:
 
 
 def _targets(composition: Composition, book: Book) -> list[RunTarget]:
-    """The versions that answer, and the embedder. What else the registry wants, the keeper deploys."""
-    settings = composition.settings
+    """The file's versions that answer, and the embedder. What else the registry wants, the keeper deploys."""
+    settings, there = composition.settings, _serving()
     targets = [
-        RunTarget(composition.model_application(version), model_app(version.model, version.version), None)
+        RunTarget(
+            composition.model_application(version, there=there),
+            model_app(version.model, version.version),
+            None,
+        )
         for _, version in _versions(book)
     ]
     embedder = embedder_application(composition.embedder(), settings.home, settings.log_level)
@@ -148,7 +152,19 @@ def _targets(composition: Composition, book: Book) -> list[RunTarget]:
 
 
 def _versions(book: Book) -> list[tuple[Served, ModelVersion]]:
-    return [(served, version) for served in book.models for version in served.versions]
+    """Those without which this platform is not what its settings say; others the keeper deploys beside them."""
+    return [
+        (served, version) for served in book.models for version in served.versions if version.source == "file"
+    ]
+
+
+def _serving() -> bool:
+    """Whether a platform is at work here already, whose models go on to answer."""
+    try:
+        ray.get_actor(KEEPER_ACTOR, namespace=NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def _part_name(served: Served, version: ModelVersion) -> str:
@@ -156,16 +172,21 @@ def _part_name(served: Served, version: ModelVersion) -> str:
     return name if len(served.versions) == 1 else f"{name} version {version.version}"
 
 
-def _keeper(composition: Composition) -> Any:
+def _keeper(composition: Composition) -> None:
+    """The keeper of models, or the one that is there, which goes by these settings from now on."""
     actor_class: Any = ray.remote(ModelKeeper)
-    return actor_class.options(
+    registry, build = composition.registry(), composition.model_application
+    keeper = actor_class.options(
         name=KEEPER_ACTOR,
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
         max_restarts=-1,
         num_cpus=0.05,
-    ).remote(composition.registry(), composition.model_application, composition.settings.log_level)
+        # It looks for models' files where the settings were checked.
+        scheduling_strategy=_this_node(),
+    ).remote(registry, build, composition.settings.log_level)
+    keeper.use.remote(registry, build)
 
 
 def _watch(parts: list[_Part], report: Report, timeout_s: float) -> None:
@@ -255,6 +276,10 @@ def _here(settings: Settings) -> Any:
     """With SQLite the coordinator and its file must stay on this node."""
     if not settings.journal_url.startswith("sqlite"):
         return "DEFAULT"
+    return _this_node()
+
+
+def _this_node() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
@@ -269,7 +294,5 @@ def _documents(settings: Settings) -> Any:
         max_concurrency=64,
         num_cpus=0.1,
         # Its folder lies on this node.
-        scheduling_strategy=NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        ),
+        scheduling_strategy=_this_node(),
     ).remote(str(settings.home / "documents"), ServeEmbedder())

@@ -119,10 +119,10 @@ class Composition:
             self.model(name, model)
         self.embedder()
 
-    def model_application(self, version: ModelVersion) -> serve.Application:
-        """Raises ModelLoadError: what it is to load is not there."""
+    def model_application(self, version: ModelVersion, *, there: bool = False) -> serve.Application:
+        """`there`: it was deployed before. Raises ModelLoadError: what it is to load is not there."""
         model = self.model(version.model, ModelSettings.model_validate(version.settings))
-        return model_application(version.model, version.version, model, self.settings.log_level)
+        return model_application(version.model, version.version, model, self.settings.log_level, there=there)
 
     def model(self, name: str, model: ModelSettings) -> ModelSettings:
         """A model's settings with its checkpoint's path made whole: replicas run elsewhere than here."""

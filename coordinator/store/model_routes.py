@@ -91,7 +91,7 @@ def activate(connection: Connection, model: str, revision: int, now: float) -> N
         set_route(connection, active, state="past", ended_at=now)
     set_route(connection, pending, state="active", active_at=now)
     if active is not None:
-        release(connection, model, active.weights, now + _keep_s(connection, pending))
+        release(connection, model, active.weights, now + keep_s(connection, pending))
 
 
 def fail(connection: Connection, model: str, revision: int, error: str, now: float) -> None:
@@ -100,7 +100,7 @@ def fail(connection: Connection, model: str, revision: int, error: str, now: flo
     if pending is None or pending.revision != revision:
         return
     set_route(connection, pending, state="failed", error=str(error)[:MAX_ERROR], ended_at=now)
-    release(connection, model, pending.weights, now + _keep_s(connection, pending))
+    release(connection, model, pending.weights, now + keep_s(connection, pending))
 
 
 def release(connection: Connection, model: str, versions: Iterable[int], at: float) -> None:
@@ -137,7 +137,8 @@ def weights_before(connection: Connection, model: str, active: Route) -> Route:
     )
 
 
-def _keep_s(connection: Connection, route: Route) -> float:
+def keep_s(connection: Connection, route: Route) -> float:
+    """How long versions that a route does without stay up."""
     own = (model_routes.c.model == route.model, model_routes.c.revision == route.revision)
     return float(connection.execute(select(model_routes.c.keep_s).where(*own)).scalar_one())
 

@@ -69,12 +69,15 @@ class Models(Room):
     All may be repeated, but a `rollback` needs the revision that it is from for that.
     """
 
-    async def declare(self, models: Mapping[str, dict[str, Any]]) -> Book:
-        """What the settings file says, while nothing serves yet: its routes are active at once.
+    async def declare(self, models: Mapping[str, dict[str, Any]], serving: bool = False) -> Book:
+        """What the settings file says when a platform starts. While nothing serves, its routes are active at once.
 
         A model is left as it is where the file says the same as the last time, whatever was done with it
         meanwhile; else it gets a new version, promoted, or other replicas. One that only ever came from a
         file and is gone from it is removed.
+
+        Args:
+            serving: a platform is at work: its routes serve until the new ones' versions run.
 
         Raises:
             InvalidInput: a name or settings cannot be kept.
@@ -83,7 +86,7 @@ class Models(Room):
         now = self._clock.now()
 
         def change(connection: Connection) -> Book:
-            declare(connection, checked, now)
+            declare(connection, checked, now, serving=serving)
             return read_book(connection, generation(connection))
 
         return await self._change(change)
@@ -163,12 +166,17 @@ class Models(Room):
         wish = Wish(dict(weights), sticky, "split", keep_s, by)
         return await self._change(lambda c: _ask_for(c, model, wish, now))
 
-    async def rollback(self, model: str, by: str = "", revision: int | None = None) -> Route:
-        """Back to the latest route that served and differs from the active one; what is pending is given up.
+    async def rollback(
+        self, model: str, by: str = "", revision: int | None = None, pending: int | None = None
+    ) -> Route:
+        """Back to the latest route that served and differs from the active one.
+
+        Where a route is pending, this is what goes back: it is given up, and the active one stays.
 
         Args:
             revision: the active route that it goes back from. If another one is active, that one is given as
                 it is; so a rollback that is repeated goes back once.
+            pending: likewise the pending route that is given up.
 
         Raises:
             Conflict: code `no_earlier_route`.
@@ -185,8 +193,23 @@ class Models(Room):
                 )
             if revision is not None and active.revision != revision:
                 return active
-            earlier = routes.weights_before(connection, model, active)
-            wish = Wish(earlier.weights, earlier.sticky, "rolled_back", KEEP_S, by)
+            waiting = find_route(connection, model, "pending")
+            if pending is not None and (waiting is None or waiting.revision != pending):
+                return active
+            if (
+                waiting is not None
+                and waiting.why == "rolled_back"
+                and pending is None
+                and revision is not None
+            ):
+                # The same call came before.
+                return waiting
+            if waiting is not None:
+                # Asked for once more, the active route stays, and what was pending is not.
+                earlier, keep_s = active, routes.keep_s(connection, waiting)
+            else:
+                earlier, keep_s = routes.weights_before(connection, model, active), KEEP_S
+            wish = Wish(earlier.weights, earlier.sticky, "rolled_back", keep_s, by)
             return _ask_for(connection, model, wish, now)
 
         return await self._change(change)

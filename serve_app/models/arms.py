@@ -1,24 +1,31 @@
 """Who is asked for a model: of each name the version that its route chooses. Pure, but for the chance handed in."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
 
 from coordinator.routes import choose, sticky_key
 from coordinator.store.model_records import Book, ModelVersion, Route
 from manta.messages import CallHints, Price
 from manta.model_settings import ModelSettings
+from manta.telemetry import get_logger
 from serve_app.models.calls.rules import CallRules, chain
+
+logger = get_logger("models")
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One version of a model, as calls of it see it."""
+    """One version of a model, as calls of it see it. `compared`: others are beside it in its route's `revision`."""
 
     model: str
     version: int
-    settings: ModelSettings
-    rules: CallRules
-    price: Price
+    revision: int
+    compared: bool
+    settings: ModelSettings = field(compare=False)
+    rules: CallRules = field(compare=False)
+    price: Price = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -36,33 +43,40 @@ class Routed:
     def in_order(self) -> list[Arm]:
         """By their shares, of equal ones the newest first."""
         weights = self.route.weights
-        order = sorted(weights, key=lambda version: (weights[version], version), reverse=True)
+        order = sorted(self.arms, key=lambda version: (weights[version], version), reverse=True)
         return [self.arms[version] for version in order]
 
     @property
     def primary(self) -> Arm:
         return self.in_order[0]
 
-    @property
-    def compared(self) -> bool:
-        return len(self.arms) > 1
-
 
 Routes = Mapping[str, Routed]
 
 
 def read_book(book: Book) -> dict[str, Routed]:
-    return {
-        served.model: Routed(served.route, {v.version: read_version(v) for v in served.versions})
-        for served in book.models
-    }
+    """Versions that this release of Manta cannot read are left out, and models of which nothing is left."""
+    routes: dict[str, Routed] = {}
+    for served in book.models:
+        found = [(v.version, _read(served.route, v)) for v in served.versions]
+        arms = {version: arm for version, arm in found if arm is not None}
+        if arms:
+            routes[served.model] = Routed(served.route, arms)
+    return routes
 
 
-def read_version(version: ModelVersion) -> Arm:
-    settings = ModelSettings.model_validate(version.settings)
+def _read(route: Route, version: ModelVersion) -> Arm | None:
+    try:
+        settings = ModelSettings.model_validate(version.settings)
+    except ValidationError as error:
+        cause = " ".join(str(error).split())[:300]
+        logger.error("version %s of model %s cannot be read: %s", version.version, version.model, cause)
+        return None
     return Arm(
         version.model,
         version.version,
+        route.revision,
+        len(route.weights) > 1,
         settings,
         CallRules.of(settings),
         Price(**settings.price.model_dump()),
@@ -88,8 +102,8 @@ def arms_for(routes: Routes, name: str, hints: CallHints, draw: Callable[[], flo
 
 
 def _arms_of(routed: Routed, hints: CallHints, draw: Callable[[], float]) -> Sequence[Arm]:
-    if not routed.compared:
+    if len(routed.arms) == 1:
         return [routed.primary]
     key = sticky_key(routed.route.sticky, hints.run, hints.tenant, hints.user)
-    chosen = routed.arms[choose(routed.route, str(draw()) if key is None else key)]
+    chosen = routed.arms.get(choose(routed.route, str(draw()) if key is None else key), routed.primary)
     return [chosen, *(arm for arm in routed.in_order if arm is not chosen)]

@@ -12,6 +12,9 @@ from serve_app.models.arms import Routed, Routes, read_book
 
 FRESH_S = 2.0
 """What changes in the registry is known here after so many seconds of use, at most."""
+OLD_S = 5.0
+"""What is older is not gone by, unless nobody tells anything newer within `ASK_S`."""
+ASK_S = 1.0
 
 Ask: TypeAlias = Callable[[int], Awaitable[Book | None]]
 """The registry's `book`: None where nothing has changed since the generation named."""
@@ -20,7 +23,7 @@ logger = get_logger("models")
 
 
 class RouteBook:
-    """Once it was read, no call waits for it: it is read again behind them.
+    """While it is in use, no call waits for it: it is read again behind them. After a pause the first call waits.
 
     While no coordinator answers, what was known goes on to hold.
     """
@@ -37,12 +40,21 @@ class RouteBook:
         """Raises Unavailable if it was never read and cannot be read now."""
         if self._generation < 0:
             return await self.fresh()
-        if self._clock.monotonic() - self._read_at >= FRESH_S and self._reading is None:
-            self._begin().add_done_callback(_note_failure)
+        age = self._clock.monotonic() - self._read_at
+        if age >= FRESH_S:
+            reading = self._reading or self._begin()
+            reading.add_done_callback(_note_failure)
+            if age >= OLD_S:
+                await asyncio.wait({reading}, timeout=ASK_S)
         return self._routes
 
     async def fresh(self) -> Routes:
-        """As the registry has them now. Raises Unavailable."""
+        """As the registry has them now, not as it had them when an earlier question was on its way.
+
+        Raises Unavailable.
+        """
+        if self._reading is not None:
+            await asyncio.wait({self._reading})
         await asyncio.shield(self._reading or self._begin())
         return self._routes
 

@@ -118,9 +118,18 @@ def _placement() -> dict[str, Any]:
     return {"node": context.get_node_id(), "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
 
 
-def model_application(name: str, version: int, settings: ModelSettings, log_level: str) -> serve.Application:
-    """The application of one version. Deployed again with other `replicas`, it is changed in place."""
-    deployment: Any = serve.deployment(name=DEPLOYMENT, **_model_options(settings.replicas))(ModelDeployment)
+def model_application(
+    name: str, version: int, settings: ModelSettings, log_level: str, *, there: bool = False
+) -> serve.Application:
+    """The application of one version. Deployed again with other `replicas`, it is changed in place.
+
+    `there`: it was deployed before, and has as many replicas as its load needs.
+    """
+    options = _model_options(settings.replicas)
+    if there:
+        # Serve goes back to this number at each change.
+        options["autoscaling_config"].initial_replicas = None
+    deployment: Any = serve.deployment(name=DEPLOYMENT, **options)(ModelDeployment)
     # Otherwise Serve takes every deployment for other code, and starts all replicas anew.
     deployment = deployment.options(version=f"{name}@{version}", _internal=True)
     return deployment.bind(name, settings, log_level)
@@ -134,7 +143,7 @@ def embedder_application(settings: EmbedderSettings, home: Path, log_level: str)
 def _options(replicas: ReplicaSettings) -> dict[str, Any]:
     scale = AutoscalingConfig(
         min_replicas=replicas.min,
-        # At least one is started, to see that it can. Serve goes back to this number at each change of the settings.
+        # At least one is started, to see that it can.
         initial_replicas=None if replicas.min else 1,
         max_replicas=replicas.max,
         target_ongoing_requests=replicas.target_ongoing,

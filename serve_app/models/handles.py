@@ -1,5 +1,6 @@
 """Replicas of models and of the embedder as others see them: protocols over Serve handles, found by name."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -25,12 +26,17 @@ class ServeModel:
         self._streaming: Any = None
         self._info: ModelInfo | None = None
 
-    def _replicas(self) -> Any:
+    async def _replicas(self) -> Any:
+        """Raises ReplicaLost: there is no such application."""
         if self._handle is None:
             app = model_app(self._name, self._version)
-            self._handle = serve.get_deployment_handle(DEPLOYMENT, app_name=app)
-            # Every options() makes a handle with a router of its own, so this one is kept too.
-            self._streaming = self._handle.options(stream=True)
+            try:
+                # It asks Serve's controller whether it is there, and blocks until that has answered.
+                handle = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, app)
+            except KeyError:
+                raise ReplicaLost(f"{app} is not there", fix="it may have gone just now; try again") from None
+            if self._handle is None:
+                self._handle, self._streaming = handle, handle.options(stream=True)
         return self._handle
 
     async def info(self) -> ModelInfo:
@@ -49,7 +55,8 @@ class ServeModel:
     async def stats(self) -> list[dict[str, Any]]:
         """What every replica counts, and the devices it holds."""
         try:
-            counted = list(await self._replicas().broadcast("stats").results_async())
+            replicas = await self._replicas()
+            counted = list(await replicas.broadcast("stats").results_async())
         except DeploymentUnavailableError:
             # It is scaled to zero, and stays so.
             return []
@@ -59,7 +66,7 @@ class ServeModel:
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         try:
-            return await getattr(self._replicas(), method).remote(*arguments)
+            return await getattr(await self._replicas(), method).remote(*arguments)
         except Exception as error:
             raise _translated(self._name, error) from None
 
@@ -67,7 +74,7 @@ class ServeModel:
         response: Any = None
         ended = False
         try:
-            self._replicas()
+            await self._replicas()
             response = self._streaming.stream.remote(request)
             async for chunk in response:
                 # The last of all; with several answers each of them has an end of its own before.

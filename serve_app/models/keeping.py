@@ -16,11 +16,12 @@ AppPhase: TypeAlias = Literal["deploying", "running", "failed", "going"]
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """A Serve application as its controller tells of it. `message`: why it failed."""
+    """A Serve application as its controller tells of it. `message`: why it failed. `since`: when it was deployed."""
 
     phase: AppPhase
     message: str = ""
     replicas: int = 0
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Serve lets its streams end."""
+    """Serve lets its streams end. One that is wanted still is then deployed anew."""
 
     app: str
 
@@ -93,12 +94,16 @@ def _lacks(
     return state is None or (state.phase != "going" and deployed.get(app) != digest(version))
 
 
-def _settled(pending: Collection[Route], apps: Mapping[str, AppState]) -> list[Activate | Fail]:
-    settled: list[Activate | Fail] = []
+def _settled(pending: Collection[Route], apps: Mapping[str, AppState]) -> list[Action]:
+    settled: list[Action] = []
     for route in pending:
         states = {version: apps.get(model_app(route.model, version)) for version in route.weights}
         failed = {v: state for v, state in states.items() if state is not None and state.phase == "failed"}
-        if failed:
+        # What failed before somebody asked for it once more may start now.
+        stale = [v for v, state in failed.items() if state.since < route.created_at]
+        if stale:
+            settled += [Delete(model_app(route.model, version)) for version in stale]
+        elif failed:
             version, state = next(iter(failed.items()))
             settled.append(Fail(route.model, route.revision, f"version {version}: {state.message}"))
         elif all(state is not None and state.phase == "running" for state in states.values()):

@@ -1,13 +1,16 @@
-"""The names of Serve applications: one for each version of a model, one for the embedder."""
+"""The names of Serve applications: one for each version of a model, one for the embedder.
+
+What is named like a version is taken for one, and deleted when nobody wants it: hence a name that others have not.
+"""
 
 import re
 
 EMBEDDER_APP = "embedder"
-_MODEL = re.compile(r"model-(?P<name>.+)-v(?P<version>[0-9]+)")
+_MODEL = re.compile(r"manta-model-(?P<name>.+)-v(?P<version>[0-9]+)")
 
 
 def model_app(name: str, version: int) -> str:
-    return f"model-{name}-v{version}"
+    return f"manta-model-{name}-v{version}"
 
 
 def version_behind(app: str) -> tuple[str, int] | None:

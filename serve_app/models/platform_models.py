@@ -1,6 +1,8 @@
 """The models of the platform by name: which version answers, and who answers in its place."""
 
 import asyncio
+import contextlib
+import dataclasses
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -9,7 +11,7 @@ from typing import Any
 
 from manta.clock import Clock, SystemClock
 from manta.errors import MantaError, NotFound, Overloaded, ReplicaLost, Unavailable
-from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo, Usage
+from manta.messages import CallHints, ChatChunk, ChatMessage, ChatRequest, ModelInfo, Usage
 from manta.model_settings import RouterSettings
 from manta.protocols import ChatModel, Embedder
 from serve_app.models.arms import Arm, Routed, Routes, arms_for
@@ -41,8 +43,16 @@ class PlatformModel:
         self._models = models
 
     async def info(self) -> ModelInfo:
-        """Of the version with the largest share."""
-        return await self._models.served((await self._models.routed(self._name)).primary).info()
+        """Of the version with the largest share; of one that stands in for it, where that does not answer."""
+        *arms, last = await self._models.arms(self._name, CallHints())
+        for arm in arms:
+            with contextlib.suppress(MantaError, TimeoutError):
+                async with asyncio.timeout(INFO_S):
+                    return self._told(await self._models.served(arm).info())
+        return self._told(await self._models.served(last).info())
+
+    def _told(self, info: ModelInfo) -> ModelInfo:
+        return dataclasses.replace(info, id=self._name)
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         served = self._models.served((await self._models.routed(self._name)).primary)
@@ -60,23 +70,24 @@ class PlatformModel:
         return [stats for arm in arms for stats in await self._models.served(arm).stats()]
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
-        asked = await self._models.arms(self._name, request)
-        while True:
-            passed_on = False
-            try:
-                async with aclosing(self._answer(asked, request)) as chunks:
-                    async for chunk in chunks:
-                        passed_on = True
-                        yield chunk
-                return
-            except Overloaded:
+        arms = await self._models.arms(self._name, request.hints)
+        passed_on = False
+        try:
+            async with aclosing(self._answer(arms, request)) as chunks:
+                async for chunk in chunks:
+                    passed_on = True
+                    yield chunk
+            return
+        except Overloaded:
+            raise
+        except (ReplicaLost, Unavailable):
+            # Its version may have gone while this process still believed in it.
+            again = [] if passed_on else await self._models.arms(self._name, request.hints, fresh=True)
+            if not again or set(again) == set(arms):
                 raise
-            except (ReplicaLost, Unavailable):
-                # Its version may have gone while this process still believed in it.
-                again = None if passed_on else await self._models.arms(self._name, request, fresh=True)
-                if again is None or again[0] == asked[0]:
-                    raise
-                asked = again
+        async with aclosing(self._answer(again, request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def _answer(self, arms: Sequence[Arm], request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
         return self._models.kept(arms[0], _Asked(self._models, arms)).stream(request)
@@ -97,13 +108,9 @@ class _Asked:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
         chosen = self.arms[0]
-        routed = await self.models.routed(chosen.model)
         async with aclosing(self.models.chain(self.arms).stream(request)) as chunks:
-            if not routed.compared:
-                async for chunk in chunks:
-                    yield chunk
-                return
-            async with aclosing(self.models.noted(routed, chosen, chunks)) as watched:
+            watched = self.models.noted(chosen, chunks) if chosen.compared else chunks
+            async with aclosing(watched):
                 async for chunk in watched:
                     yield chunk
 
@@ -205,10 +212,10 @@ class ServeModels:
         """Raises NotFound, code `model_not_found`, once the registry itself was asked."""
         return (await self._with(name, fresh=fresh))[name]
 
-    async def arms(self, name: str, request: ChatRequest, *, fresh: bool = False) -> list[Arm]:
-        """Who is asked for this request, in order. Raises NotFound likewise."""
+    async def arms(self, name: str, hints: CallHints, *, fresh: bool = False) -> list[Arm]:
+        """Who is asked for a call with these hints, in order. Raises NotFound likewise."""
         routes = await self._with(name, fresh=fresh)
-        return arms_for(routes, name, request.hints, self._chance.random)
+        return arms_for(routes, name, hints, self._chance.random)
 
     async def _with(self, name: str, *, fresh: bool) -> Routes:
         routes = await (self._book.fresh() if fresh else self._book.routes())
@@ -224,6 +231,8 @@ class ServeModels:
         """A version that answers no more keeps no handle here."""
         if routes is self._kept_for:
             return
+        for gone in set(self._kept_for or ()) - set(routes):
+            self._answers.forget(gone)
         self._kept_for = routes
         names = {arm.name for routed in routes.values() for arm in routed.arms.values()}
         self._served = {name: served for name, served in self._served.items() if name in names}
@@ -260,7 +269,7 @@ class ServeModels:
         return self._links[arm.name]
 
     async def noted(
-        self, routed: Routed, chosen: Arm, chunks: AsyncGenerator[ChatChunk, None]
+        self, chosen: Arm, chunks: AsyncGenerator[ChatChunk, None]
     ) -> AsyncGenerator[ChatChunk, None]:
         """The chunks as they come, seen for the comparison of versions. A caller that leaves is not counted."""
         began = self._clock.monotonic()
@@ -275,10 +284,10 @@ class ServeModels:
                 yield chunk
         except MantaError as error:
             if counts_against_model(error) or isinstance(error, ReplicaLost):
-                self._note(routed, chosen, Outcome(failed=True))
+                self._note(chosen, Outcome(failed=True))
             raise
         total_s = self._clock.monotonic() - began
-        self._note(routed, chosen, Outcome(by != chosen.name, first_s, total_s, usage))
+        self._note(chosen, Outcome(by != chosen.name, first_s, total_s, usage))
 
-    def _note(self, routed: Routed, chosen: Arm, outcome: Outcome) -> None:
-        self._outcomes.note(chosen.model, routed.route.revision, chosen.version, outcome)
+    def _note(self, chosen: Arm, outcome: Outcome) -> None:
+        self._outcomes.note(chosen.model, chosen.revision, chosen.version, outcome)

@@ -35,7 +35,8 @@ def _state(overview: ApplicationStatusOverview) -> AppState:
         if state == "RUNNING"
     )
     phase = _PHASES.get(overview.status, "deploying")
-    return AppState(phase, _cause(overview) if phase == "failed" else "", running)
+    cause = _cause(overview) if phase == "failed" else ""
+    return AppState(phase, cause, running, overview.last_deployed_time_s)
 
 
 def _cause(overview: ApplicationStatusOverview) -> str:

@@ -166,6 +166,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]
         "models": {
             "slow": SLOW,
             "rolled": ROLLED,
+            "kept": {**ROLLED, "cache": {"exact": True, "shared": True}},
             "scaling": SCALING,
             "on-gpus": ON_GPUS,
             "child": _own_server(folder),

@@ -73,7 +73,7 @@ def test_a_replica_starts_a_server_and_takes_it_along_when_it_is_killed(
     server.kill()
     eventually(lambda: _answers(client), "the server's second start")
     (server,) = _servers(platform)
-    (replica,) = platform.processes("ray::ServeReplica:model-child-v1:")
+    (replica,) = platform.processes("ray::ServeReplica:manta-model-child-v1:")
     replica.kill()
     eventually(lambda: not server.is_running(), "the end of the killed replica's server")
     eventually(lambda: _answers(client), "another replica with a server of its own")

@@ -95,7 +95,7 @@ def by_version(http: httpx.Client) -> Counter[int]:
 
 
 def replicas(platform: LivePlatform, version: int) -> set[int]:
-    found: list[psutil.Process] = platform.processes(f"ray::ServeReplica:model-{MODEL}-v{version}:")
+    found: list[psutil.Process] = platform.processes(f"ray::ServeReplica:manta-model-{MODEL}-v{version}:")
     return {process.pid for process in found}
 
 
@@ -167,8 +167,46 @@ def test_a_model_comes_and_goes_while_the_platform_runs(platform: LivePlatform, 
     assert http.delete("/models/passing").is_success
     eventually(lambda: "passing" not in names(), "the model to be gone")
     eventually(
-        lambda: not platform.processes("ray::ServeReplica:model-passing-v1:"), "its replicas to be gone"
+        lambda: not platform.processes("ray::ServeReplica:manta-model-passing-v1:"), "its replicas to be gone"
     )
     refused = http.post("/v1/chat/completions", json=body)
     assert refused.status_code == 404
     assert refused.json()["error"]["code"] == "model_not_found"
+
+
+def test_a_keeper_that_dies_is_replaced_and_goes_on(platform: LivePlatform, http: httpx.Client):
+    (keeper,) = platform.processes("ray::ModelKeeper")
+    settings = {"backend": "sleep", "step_s": [0.01, 0.0], "replicas": {"num_cpus": 0.02}}
+    keeper.kill()
+    assert http.post("/models/late/versions", json={"settings": settings}).is_success
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    assert http.post("/v1/chat/completions", json=body).is_success
+    eventually(lambda: http.get("/models/late").json()["route"], "the route of the new model")
+    assert http.post("/v1/chat/completions", json={**body, "model": "late"}).is_success
+    assert http.delete("/models/late").is_success
+
+
+def test_equal_requests_are_answered_by_what_was_kept(platform: LivePlatform, http: httpx.Client):
+    def ask(text: str) -> Any:
+        body = {"model": "kept", "messages": [{"role": "user", "content": text}], "temperature": 0}
+        answer = http.post("/v1/chat/completions", json={**body, "max_tokens": 3})
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    def served() -> int:
+        return sum(each["served"] for each in http.get("/models/kept/replicas").json())
+
+    first = ask("one")
+    again = ask("one")
+    assert again["choices"] == first["choices"]
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == again["usage"]["prompt_tokens"]
+    assert served() == 1
+    ask("two")
+    assert served() == 2
+    # The shared level: what it has, a gateway that begins anew has too. Gone, it is a miss.
+    eventually(lambda: platform.processes("ray::CacheActor"), "the shared cache")
+    for process in platform.processes("ray::CacheActor"):
+        process.kill()
+    assert ask("one")["choices"] == first["choices"]
+    assert ask("three")["choices"]
+    assert served() == 3

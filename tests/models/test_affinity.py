@@ -95,7 +95,7 @@ class Replica:
     is_cross_language = False
 
     def __init__(self, name: str, busy: int = 0) -> None:
-        self.replica_id = ReplicaID(name, DeploymentID("model", "model-a-v1"))
+        self.replica_id = ReplicaID(name, DeploymentID("model", "manta-model-a-v1"))
         self.busy = busy
         self.looks = 0
         self.node_id = self.availability_zone = None
@@ -121,7 +121,7 @@ def chosen_from(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def make(*replicas: Replica, **kwargs: Any) -> ModelRouter:
         router = ModelRouter(
-            DeploymentID("model", "model-a-v1"),
+            DeploymentID("model", "manta-model-a-v1"),
             DeploymentHandleSource.REPLICA,
             use_replica_queue_len_cache=True,
         )

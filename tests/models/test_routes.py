@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.store.model_records import Served
+from coordinator.store.model_records import Book, Served
 from manta.errors import ModelError, NotFound, ReplicaLost, Unavailable
 from manta.ids import RunId, Tenant
 from manta.messages import CallHints, ChatMessage
 from manta.model_settings import RouterSettings
 from serve_app.coordinators import AnyCoordinator
 from serve_app.models.arms import arms_for, read_book
-from serve_app.models.book import FRESH_S
+from serve_app.models.book import FRESH_S, OLD_S
 from serve_app.models.platform_models import ServeModels
 from serve_app.models.registry import Registry
-from tests.models.registry_support import LocalRegistry, platform, served
+from tests.models.registry_support import LocalRegistry, platform, route, served, version
 from tests.models.support import OwnTime, Told, ask, text_of
 from tests.waiting import eventually
 
@@ -93,6 +93,40 @@ async def test_a_change_is_known_after_some_seconds_and_no_call_waits_for_it():
     assert await text_of(models.get("a")) == "two"
 
 
+async def test_after_a_pause_the_first_call_goes_by_what_is_known_now():
+    clock = OwnTime()
+    registry = LocalRegistry(served("a", {1: 1}))
+    models = platform(registry, {("a", 1): Told("one"), ("a", 2): Told("two")}, clock)
+    assert await text_of(models.get("a")) == "one"
+    registry.change(served("a", {2: 1}))
+    await clock.sleep(OLD_S)
+    assert await text_of(models.get("a")) == "two"
+
+
+def test_a_version_that_cannot_be_read_is_left_out_and_others_answer():
+    odd = version("a", 2)
+    odd.settings["backend"] = "of a later Manta"
+    split = Served("a", route("a", {1: 10, 2: 90}), (version("a", 1), odd))
+    only = Served("b", route("b", {2: 1}), (odd,))
+    found = read_book(Book(1, (split, only)))
+    assert list(found) == ["a"]
+    for number in range(20):
+        hints = CallHints(run=RunId(f"run-{number}"))
+        assert names(arms_for(found, "a", hints, lambda: 0.5)) == ["a@1"]
+
+
+async def test_a_version_that_stands_in_tells_of_the_model_where_the_first_does_not_answer():
+    class Silent(Told):
+        async def info(self):
+            raise ReplicaLost("it starts for ever")
+
+    clock = OwnTime()
+    registry = LocalRegistry(served("a", {1: 1}, fallbacks=("b",)), served("b", {1: 1}))
+    models = platform(registry, {("a", 1): Silent(), ("b", 1): Told("from b", window=70)}, clock)
+    info = await models.get("a").info()
+    assert (info.id, info.context_window) == ("a", 70)
+
+
 async def test_what_was_known_holds_while_no_coordinator_answers_and_nothing_is_known_before():
     clock = OwnTime()
     registry = LocalRegistry(served("a", {1: 1}))
@@ -130,7 +164,7 @@ async def test_a_version_that_went_while_it_was_believed_in_is_answered_for_by_t
     assert await text_of(models.get("a")) == "two"
     registry.change(served("a", {1: 1}, retry=ONCE))
     await clock.sleep(FRESH_S)
-    await models.arms("a", ask(), fresh=True)
+    await models.arms("a", CallHints(), fresh=True)
     with pytest.raises(ReplicaLost):
         await text_of(models.get("a"))
 
@@ -149,13 +183,13 @@ async def test_a_breaker_outlives_other_models_changes_and_goes_with_its_version
 
     assert [await code(), await code()] == ["model_error", "model_unavailable"]
     registry.change(served("a", {1: 1}, **rules), served("b", {1: 1}))
-    await models.arms("a", ask(), fresh=True)
+    await models.arms("a", CallHints(), fresh=True)
     assert await code() == "model_unavailable"
     registry.change(served("a", {2: 1}, **rules))
-    await models.arms("a", ask(), fresh=True)
+    await models.arms("a", CallHints(), fresh=True)
     assert await code() == "two"
     registry.change(served("a", {1: 1}, **rules))
-    await models.arms("a", ask(), fresh=True)
+    await models.arms("a", CallHints(), fresh=True)
     assert await code() == "one"
 
 
@@ -192,7 +226,7 @@ async def test_a_kept_answer_is_given_again_until_another_version_is_chosen():
     assert [await text_of(models.get("a")) for _ in range(3)] == ["one"] * 3
     assert first.asked == 1
     registry.change(served("a", {2: 1}, cache=cache))
-    await models.arms("a", ask(), fresh=True)
+    await models.arms("a", CallHints(), fresh=True)
     assert await text_of(models.get("a")) == "two"
 
 

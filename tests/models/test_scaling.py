@@ -110,7 +110,7 @@ def context(replicas: list[str], wanted: int, **given: Any) -> AutoscalingContex
     made: dict[str, Any] = {
         "deployment_id": None,
         "deployment_name": "model",
-        "app_name": "model-a-v1",
+        "app_name": "manta-model-a-v1",
         "current_num_replicas": len(replicas),
         "target_num_replicas": wanted,
         "running_replicas": replicas,

@@ -55,6 +55,35 @@ async def test_a_change_in_the_file_is_promoted(journal: Journal, clock: ManualC
     assert book.models[0].route.weights == {4: 100}
 
 
+async def test_a_promotion_outlives_the_removal_of_the_version_from_the_file(journal: Journal):
+    await journal.models.declare({"m": settings("a")})
+    await journal.models.add("m", settings("b"))
+    await journal.models.promote("m")
+    await activated(journal)
+    await journal.models.remove("m", 1)
+    book = await journal.models.declare({"m": settings("a", replicas={"max": 4})})
+    assert book.models[0].route.weights == {2: 100}
+    # A change in the file is one all the same.
+    book = await journal.models.declare({"m": settings("c")})
+    assert book.models[0].route.weights == {3: 100}
+
+
+async def test_while_a_platform_is_at_work_its_routes_serve_until_the_new_versions_run(
+    journal: Journal, clock: ManualClock
+):
+    await journal.models.declare({"m": settings("a")})
+    book = await journal.models.declare({"m": settings("b"), "n": settings("c")}, True)
+    assert {served.model: served.route.weights for served in book.models} == {"m": {1: 100}, "n": {1: 100}}
+    plan = await journal.models.plan()
+    assert deployed(plan) == [("m", 1), ("m", 2), ("n", 1)]
+    await activated(journal)
+    assert (await journal.models.book()).models[0].route.weights == {2: 100}
+    # For a way back, and for those who have not heard of it.
+    version = (await journal.models.get("m")).versions[0]
+    assert version.up
+    assert version.down_at > clock.now()
+
+
 async def test_other_replicas_in_the_file_are_no_other_version(journal: Journal):
     await journal.models.declare({"m": settings("a")})
     book = await journal.models.declare({"m": settings("a", replicas={"max": 4})})

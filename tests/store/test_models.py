@@ -215,6 +215,22 @@ async def test_rolling_back_goes_to_what_served_before(journal: Journal):
     assert (await journal.models.rollback("m")).weights == {2: 100}
 
 
+async def test_a_rollback_gives_up_what_is_pending_and_repeated_nothing_more(journal: Journal):
+    await journal.models.declare({"m": settings("a")})
+    await journal.models.add("m", settings("b"))
+    await journal.models.promote("m")
+    await activated(journal)
+    await journal.models.add("m", settings("c"))
+    wanted = await journal.models.promote("m")
+    active = (await journal.models.get("m")).route
+    for _ in range(2):
+        back = await journal.models.rollback("m", "ann", active.revision, wanted.revision)
+        assert back == active
+    model = await journal.models.get("m")
+    assert (model.route, model.pending) == (active, None)
+    assert model.history[0].error == "superseded"
+
+
 async def test_what_was_removed_is_not_rolled_back_to(journal: Journal, clock: ManualClock):
     await a_model(journal, "a", "b", "c")
     for version in (2, 3):
