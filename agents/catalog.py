@@ -19,6 +19,7 @@ BUILT_IN = {
     "writer": "agents.writer:Writer",
     "assistant": "agents.assistant:Assistant",
     "worker": "agents.worker:Worker",
+    "background": "agents.worker:Worker",
 }
 
 

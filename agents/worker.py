@@ -7,10 +7,18 @@ from agents.functions import call_function
 from agents.prompt_step import ask_prompt
 from agents.runnables import run_runnable
 from manta.errors import InvalidInput
+from manta.graph import Step
 from manta.protocols import AgentContext
 
 WORKER = "worker"
 """The name of its pool."""
+BACKGROUND = "background"
+"""A worker's pool for `call` steps that may take hours, so that they hold no place that others wait for."""
+
+
+def pool_of(step: Step) -> str:
+    """The name of the pool that does a step."""
+    return step.agent or step.pool or WORKER
 
 
 class Worker:

@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ray
+import uvloop
 
 from coordinator.forks import Fork
 from coordinator.news import Watch
@@ -57,7 +58,7 @@ class CoordinatorActor:
             describe=describe,
         )
         self._runtime = runtime
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="coordinator", daemon=True).start()
         # A coordinator that Ray restarted takes up its runs without being asked.
         self._loop.call_soon_threadsafe(self._service.ensure_started)

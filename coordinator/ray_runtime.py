@@ -12,7 +12,7 @@ from agents.actor import AgentActor
 from agents.bursts import pack, unpack
 from agents.hosting import Hosting
 from agents.places import HeldPlace, Places
-from agents.worker import WORKER
+from agents.worker import BACKGROUND, WORKER
 from agents.workload import Results, TaskId
 from coordinator.dispatch import Member
 from coordinator.retry import AGENT_LOST
@@ -27,7 +27,7 @@ from tools.ray_calls import NAMESPACE, unwrap
 CALLS_AT_ONCE = 128
 """Of one actor: a call that waits for each coordinator, and short ones."""
 
-_LATE = (WORKER, "assistant")
+_LATE = (WORKER, BACKGROUND, "assistant")
 """Pools that start with their first task."""
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ import typer
 from agents.context import LocalArtifacts
 from agents.host import HostParts
 from agents.hosting import Hosting
-from agents.worker import WORKER
+from agents.worker import pool_of
 from coordinator.graph_library import load_library
 from coordinator.offline.driver import Replay, Replayed
 from coordinator.offline.log import CurrentLog
@@ -75,7 +75,7 @@ async def replay_recording(
         sandbox=settings.sandbox,
         connect=lambda: parts,
     )
-    wanted = {step.agent or WORKER for step in chosen.all_steps()}
+    wanted = {pool_of(step) for step in chosen.all_steps()}
     hosts = {name: hosting.host(name) for name in sorted(wanted & set(settings.agents))}
     return await Replay(recording, chosen, LocalRuntime(hosts), log).execute()
 

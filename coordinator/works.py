@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from agents.worker import WORKER
+from agents.worker import pool_of
 from coordinator.alarms import Alarm, Alarms
 from coordinator.retry import AGENT_LOST, Tries, delay_s
 from coordinator.scheduler import Start
@@ -68,7 +68,7 @@ class Work:
 
     @property
     def agent(self) -> str:
-        return self.start.step.agent or WORKER
+        return pool_of(self.start.step)
 
 
 class Works:

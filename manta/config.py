@@ -144,6 +144,8 @@ def _built_in_agents() -> dict[str, AgentSettings]:
         "assistant": AgentSettings(),
         # Its prompts wait for models most of the time.
         "worker": AgentSettings(concurrency=16),
+        # Waits for models for hours, and holds little meanwhile.
+        "background": AgentSettings(concurrency=128),
     }
 
 
@@ -192,9 +194,6 @@ class Settings(Section):
         missing = sorted(wanted - set(self.models) - set(self.routers))
         if missing:
             raise ValueError(f"model {missing[0]!r} is not among models: {', '.join(sorted(self.models))}")
-        for name, model in self.models.items():
-            if model.backend == "remote" and not model.base_url:
-                raise ValueError(f"models.{name}: backend remote needs base_url")
         check_fallbacks(self.models)
         check_routers(self.routers, self.models)
         if self.coordinator.replicas > 1 and not self.store_url.startswith("postgres"):

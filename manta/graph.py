@@ -69,6 +69,8 @@ class Step(Part):
     """A tool's name."""
     call: ImportPath | None = None
     """A Python function of the step's input."""
+    pool: str | None = Field(None, exclude_if=lambda value: value is None)
+    """`call` only: the pool that does it, whose agent is a worker as well; None is `worker`."""
     runnable: ImportPath | None = None
     """A LangChain Runnable or LangGraph graph, or a function that builds one; see `agents.runnables`."""
     graph: "str | Graph | None" = None
@@ -110,6 +112,8 @@ class Step(Part):
     def _sound(self) -> "Step":
         if sum(getattr(self, kind) is not None for kind in KINDS) != 1:
             raise ValueError(f"a step needs exactly one of {', '.join(KINDS)}")
+        if self.pool is not None and self.call is None:
+            raise ValueError("pool is for steps with call")
         if self.quorum is not None and self.for_each is None:
             raise ValueError("quorum is for steps with for_each")
         if self.kind in ("route", "approval"):
@@ -303,7 +307,10 @@ def _embedded(step: Step, library: Mapping[str, Graph], outer: tuple[str, ...]) 
 def check_names(graph: Graph, names: Names) -> None:
     """Raises InvalidGraph when a step names an agent or a tool that is not there."""
     for step in graph.all_steps():
-        for kind, name, known in (("agent", step.agent, names.agents), ("tool", step.tool, names.tools)):
+        for kind, name, known in (
+            ("agent", step.agent or step.pool, names.agents),
+            ("tool", step.tool, names.tools),
+        ):
             if name is not None and name not in known:
                 there = ", ".join(sorted(known)) or "none"
                 raise InvalidGraph(

@@ -189,6 +189,14 @@ class ModelSettings(Section):
     replicas: ReplicaSettings = ReplicaSettings()
 
     @model_validator(mode="after")
+    def _can_be_reached(self) -> "ModelSettings":
+        if self.backend == "remote" and not self.base_url:
+            raise ValueError("backend remote needs base_url")
+        if set("?#") & set(self.base_url):
+            raise ValueError("base_url ends with its path: neither ? nor # may be in it")
+        return self
+
+    @model_validator(mode="after")
     def _can_be_launched(self) -> "ModelSettings":
         if self.backend == "server" and bool(self.launch.preset) == bool(self.launch.command):
             raise ValueError("backend server needs either launch.preset or launch.command")

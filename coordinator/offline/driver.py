@@ -7,7 +7,7 @@ person's decisions are answered from the record. One step after the other: in a 
 from dataclasses import dataclass
 from typing import Any
 
-from agents.worker import WORKER
+from agents.worker import pool_of
 from coordinator.keys import step_of
 from coordinator.offline.differences import same, value_difference
 from coordinator.offline.log import CurrentLog, Mismatch, ReplayLog
@@ -191,8 +191,9 @@ class Replay:
         run = self._recording.run
         scope = CallScope(RunId(run.id), start.key, run.tenant, run.principal)
         hints = CallHints(run=RunId(run.id), step=start.key)
-        agent = start.step.agent or WORKER
-        return Task(scope, agent, start.input, hints=hints, options=start.options, spent=recorded.spent)
+        return Task(
+            scope, pool_of(start.step), start.input, hints=hints, options=start.options, spent=recorded.spent
+        )
 
     # Noting and comparing
 

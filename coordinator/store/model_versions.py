@@ -22,6 +22,8 @@ from manta.errors import Conflict, IdempotencyConflict, InvalidInput, NotFound
 from manta.model_settings import ModelSettings, ReplicaSettings
 
 MAX_NOTE = 1000
+PRINT = "."
+"""In an idempotency key: behind it stands a hash of what was asked."""
 
 
 def remove_model(connection: Connection, model: str, now: float, grace_s: float) -> None:
@@ -54,17 +56,34 @@ def _apart_from_replicas(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def made_by_key(connection: Connection, model: str, values: Mapping[str, Any]) -> ModelVersion | None:
-    """The version that the same request made before."""
+    """The version that the same request made before.
+
+    What stands in a key behind `PRINT` tells requests apart that use the same key. Without it settings and note are
+    compared; replicas are not, as they may have been scaled since.
+
+    Raises:
+        IdempotencyConflict: it was another request. Conflict: code `version_removed`.
+    """
     key = values["idempotency_key"]
     if key is None:
         return None
-    own = (model_versions.c.model == model, model_versions.c.idempotency_key == key)
-    row = connection.execute(select(model_versions).where(*own)).one_or_none()
+    name, mark, _ = key.partition(PRINT)
+    column = model_versions.c.idempotency_key
+    used = column.startswith(f"{name}{PRINT}", autoescape=True) if mark else column == key
+    row = connection.execute(select(model_versions).where(model_versions.c.model == model, used)).first()
     if row is None:
         return None
-    if not alike(row.settings, values["settings"]):
+    same = alike(row.settings, values["settings"]) and row.note == values["note"]
+    if row.idempotency_key != key or not (mark or same):
         raise IdempotencyConflict(
-            "this idempotency key made a version with other settings", fix="use another key"
+            "this idempotency key was used for a version with other settings or another note",
+            fix="use another key",
+        )
+    if row.removed:
+        raise Conflict(
+            f"version {row.version} of {model}, which this idempotency key made, was removed",
+            fix="use another key",
+            code="version_removed",
         )
     return version_record(row)
 

@@ -1,5 +1,6 @@
 """What the user says of a model, as the service takes it: settings from a file and options, shares of versions."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import yaml
 
 from manta.errors import InvalidInput
+from manta.model_settings import ReplicaSettings
 
 
 def read_settings(
@@ -30,7 +32,7 @@ def read_file(name: str, file: Path) -> dict[str, Any]:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidInput(f"cannot read {file}: {error.strerror}", fix="check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InvalidInput(f"{file} is not YAML: {' '.join(str(error).split())}", fix="mend it") from None
     if isinstance(data, dict) and isinstance(data.get("models"), dict):
         if name not in data["models"]:
@@ -39,7 +41,8 @@ def read_file(name: str, file: Path) -> dict[str, Any]:
         data = data["models"][name] or {}
     if not isinstance(data, dict):
         raise InvalidInput(f"{file} does not hold settings", fix="as under models.NAME in manta.yaml")
-    return data
+    plain: dict[str, Any] = require_json(str(file), data)
+    return plain
 
 
 def read_setting(text: str) -> tuple[str, Any]:
@@ -48,9 +51,35 @@ def read_setting(text: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise InvalidInput(f"--set cannot be {text!r}", fix="KEY=VALUE, as --set replicas.max=4")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
+        return key, require_json(f"--set {key}", yaml.safe_load(value))
+    except (yaml.YAMLError, ValueError):
         raise InvalidInput(f"--set {key}: the value is not YAML: {value!r}", fix="quote it") from None
+
+
+def read_changes(given: Mapping[str, Any], extra: Sequence[str]) -> dict[str, Any]:
+    """Fields of `replicas`: of options (None is left out), then of `KEY=VALUE`."""
+    changes = {key: value for key, value in given.items() if value is not None}
+    for each in extra:
+        key, value = read_setting(each)
+        if key == "version":
+            raise InvalidInput("--set version is no setting of replicas", fix="name a version by --version")
+        if key.split(".")[0] not in ReplicaSettings.model_fields:
+            there = ", ".join(ReplicaSettings.model_fields)
+            raise InvalidInput(f"--set {key}: replicas has no such setting", fix=f"it has: {there}")
+        put(changes, key, value)
+    if not changes:
+        raise InvalidInput("nothing is to be changed", fix="give --min, --max or --set")
+    return changes
+
+
+def require_json(what: str, value: Any) -> Any:
+    """The value as JSON has it. Raises InvalidInput for what YAML has beyond that: dates, infinity, circles."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"{what}: this has no place in JSON: {error}", fix="put dates and the like in quotes"
+        ) from None
 
 
 def put(settings: dict[str, Any], key: str, value: Any) -> None:

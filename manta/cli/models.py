@@ -1,17 +1,17 @@
 """`manta models`: the models of a running platform, their versions, and which of them answers."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from manta.cli.common import ErrorLines, say, say_json, session
 from manta.cli.model_compare import say_comparison
-from manta.cli.model_input import read_setting, read_settings, read_weights
+from manta.cli.model_input import read_changes, read_settings, read_weights
 from manta.cli.model_view import plain, say_models, say_status, shares
 from manta.cli.model_wait import wait_for_route, wait_for_version
 from manta.client import Client
-from manta.errors import InvalidInput, MantaError
+from manta.errors import MantaError
 from manta.wire import ModelRoute
 
 app = typer.Typer(
@@ -202,11 +202,7 @@ def scale(
 
     Example: manta models scale small --min 1 --max 4
     """
-    changes: dict[str, Any] = {"min": min_replicas, "max": max_replicas}
-    changes = {key: value for key, value in changes.items() if value is not None}
-    changes.update(read_setting(each) for each in extra or ())
-    if not changes:
-        raise InvalidInput("nothing is to be changed", fix="give --min, --max or --set")
+    changes = read_changes({"min": min_replicas, "max": max_replicas}, extra or ())
     with session(ctx).client() as client:
         scaled = client.models.scale(name, version, **changes)
     if as_json:

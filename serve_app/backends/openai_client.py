@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from manta.addresses import shown_url
 from manta.config import ModelSettings, secret
 from manta.errors import RemoteModelError
 from manta.messages import ChatChunk, ChatMessage, ChatRequest
@@ -96,7 +97,8 @@ class OpenAIClient:
                     if chunk is not None:
                         yield chunk
         except httpx.HTTPError as error:
-            cause = f"model {self._name}: {self._base_url} cannot be reached: {type(error).__name__}: {error}"
+            where, why = shown_url(self._base_url), f"{type(error).__name__}: {error}"
+            cause = f"model {self._name}: {where} cannot be reached: {why}"
             raise RemoteModelError(cause, fix=self._fix) from None
         yield answer.last()
 

@@ -14,8 +14,10 @@ from serve_app.gateway.errors import SPLIT_IT, Unreadable, refusal
 MAX_JSON_BYTES = 16 << 20
 MAX_FILE_BYTES = 64 << 20
 """Of a file or a document; what a document's text may be has a lower cap of its own."""
-MAX_BATCH_BYTES = 201 << 20
-"""Of the form with a batch's file, which may have 200 MiB."""
+MAX_BATCH_FILE_BYTES = 200 << 20
+"""Of a batch's file; OpenAI's own."""
+MAX_BATCH_BYTES = MAX_BATCH_FILE_BYTES + (1 << 20)
+"""Of the form with it."""
 MAX_FRAME_BYTES = 1 << 20
 """Of one message on a WebSocket."""
 

@@ -13,6 +13,7 @@ from manta.messages import ArtifactRef, Passage
 from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.body_types import WHOLE, OwnBody
 from serve_app.gateway.deps import PlatformDep
+from serve_app.gateway.downloads import DOWNLOAD, FILE_ANSWER
 from serve_app.gateway.errors import READING, TAKING, declared
 from tools.documents import AddedDocument, CollectionInfo, DocumentInfo
 
@@ -25,10 +26,6 @@ _BYTES: dict[str, Any] = {
     }
 }
 """What an OpenAPI document says of a route that takes a file as it is; the content type is the file's own."""
-
-_FILE_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-}
 
 router = APIRouter(tags=["documents"], route_class=StrictRoute, responses=READING)
 
@@ -95,12 +92,10 @@ async def add_file(
         return await platform.artifacts.put(path, title, kind)
 
 
-@router.get("/files/{sha256}", response_class=Response, responses=_FILE_ANSWER)
+@router.get("/files/{sha256}", response_class=Response, responses=FILE_ANSWER)
 async def get_file(sha256: Annotated[str, Path(pattern="^[0-9a-f]{64}$")], platform: PlatformDep) -> Response:
     body = await platform.artifacts.get(ArtifactRef("", sha256, 0, ""))
-    # Never rendered by a browser: what a run made is not to be trusted as a page of this origin.
-    headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
-    return Response(body, media_type="application/octet-stream", headers=headers)
+    return Response(body, headers=DOWNLOAD)
 
 
 async def _body(request: Request) -> bytes:

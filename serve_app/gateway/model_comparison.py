@@ -6,7 +6,7 @@ from typing_extensions import TypedDict
 
 from coordinator.experiments import Comparison
 from manta.messages import to_json
-from serve_app.gateway.shapes import Stamp, stamp
+from serve_app.gateway.shapes import Stamp, stamp_of
 
 
 class FigureJson(TypedDict):
@@ -70,10 +70,6 @@ class ComparisonJson(TypedDict):
 
 def comparison_json(found: Comparison) -> ComparisonJson:
     plain: Any = to_json(found)
-    times = {"since": _stamp(found.since), "until": _stamp(found.until)}
+    times = {"since": stamp_of(found.since), "until": stamp_of(found.until)}
     told: ComparisonJson = plain | times
     return told
-
-
-def _stamp(seconds: float | None) -> Stamp | None:
-    return None if seconds is None else stamp(seconds)

@@ -1,19 +1,17 @@
 """What may become of models: settings that can be taken and from whom, and what others need. Pure."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from coordinator.store.model_records import ModelOnFile
+from manta.addresses import HIDDEN, shown_url
 from manta.errors import Conflict, InvalidInput
 from manta.model_settings import ModelSettings, RouterSettings, check_fallbacks
 
-HIDDEN = "***"
 MOST = (1 << 31) - 1
-_SECRETS_IN_URL = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 def read_settings(given: Mapping[str, Any], *where: str) -> ModelSettings:
@@ -46,8 +44,8 @@ def require_replicas(settings: Mapping[str, Any], changes: Mapping[str, Any]) ->
 
 
 def for_admins(settings: ModelSettings) -> str:
-    """The field that makes a replica run what the caller likes, or hand a secret of the platform's to an address
-    of the caller's; empty if there is none."""
+    """The field that makes a replica run what the caller likes, or ask an address of the caller's, with a secret of
+    the platform's say; empty if there is none."""
     launch = settings.launch
     told = {
         "launch.command": launch.command,
@@ -57,8 +55,9 @@ def for_admins(settings: ModelSettings) -> str:
         # It would be read as an option of the server.
         "source": settings.backend == "server" and settings.source.startswith("-"),
         "model": settings.backend == "server" and settings.model.startswith("-"),
-        # The vendor's class takes its key from the environment by itself.
-        "base_url": settings.backend == "langchain" and settings.base_url,
+        # An address within reach of the platform alone, which every tenant's prompts go to; and a vendor's class
+        # takes its key from the environment by itself.
+        "base_url": settings.backend in ("remote", "langchain") and settings.base_url,
     }
     return next((field for field, value in told.items() if value), "")
 
@@ -75,7 +74,7 @@ def shown_settings(settings: Mapping[str, Any], *, whole: bool) -> dict[str, Any
             launch[field] = [HIDDEN] if launch.get(field) else []
         shown["launch"] = launch
     if shown.get("base_url"):
-        shown["base_url"] = _SECRETS_IN_URL.sub(f"{HIDDEN}@", str(shown["base_url"]))
+        shown["base_url"] = shown_url(str(shown["base_url"]))
     return shown
 
 

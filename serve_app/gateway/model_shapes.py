@@ -8,13 +8,12 @@ from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 from typing_extensions import TypedDict
 
 from coordinator.store.model_records import ModelOnFile, ModelVersion, Route
+from coordinator.store.model_routes import MAX_ARMS, MAX_SHARE
 from serve_app.gateway.body_types import WHOLE, Metadata, OwnBody
 from serve_app.gateway.model_rules import shown_settings
-from serve_app.gateway.shapes import Stamp, stamp
+from serve_app.gateway.shapes import Stamp, stamp, stamp_of
 from serve_app.models.names import model_app
 
-MOST_ARMS = 16
-MOST_SHARE = 1_000_000
 LONGEST_KEEP_S = 30 * 24 * 3600.0
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -32,16 +31,16 @@ def _numbers(weights: dict[str, int]) -> dict[str, int]:
 
 
 Weights = Annotated[
-    dict[str, Annotated[int, Field(ge=1, le=MOST_SHARE), WHOLE]],
-    Field(min_length=1, max_length=MOST_ARMS),
+    dict[str, Annotated[int, Field(ge=1, le=MAX_SHARE), WHOLE]],
+    Field(min_length=1, max_length=MAX_ARMS),
     AfterValidator(_numbers),
     WithJsonSchema(
         {
             "type": "object",
             "minProperties": 1,
-            "maxProperties": MOST_ARMS,
+            "maxProperties": MAX_ARMS,
             "propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"},
-            "additionalProperties": {"type": "integer", "minimum": 1, "maximum": MOST_SHARE},
+            "additionalProperties": {"type": "integer", "minimum": 1, "maximum": MAX_SHARE},
         }
     ),
 ]
@@ -144,8 +143,8 @@ def route_json(route: Route) -> RouteJson:
         "state": route.state,
         "created_by": route.created_by,
         "created_at": stamp(route.created_at),
-        "active_at": _stamp(route.active_at),
-        "ended_at": _stamp(route.ended_at),
+        "active_at": stamp_of(route.active_at),
+        "ended_at": stamp_of(route.ended_at),
         "error": route.error,
     }
 
@@ -165,7 +164,7 @@ def version_json(
         "note": version.note,
         "created_by": version.created_by,
         "created_at": stamp(version.created_at),
-        "down_at": _stamp(version.down_at) if version.up else None,
+        "down_at": stamp_of(version.down_at) if version.up else None,
         "settings": shown_settings(version.settings, whole=whole),
     }
 
@@ -177,7 +176,3 @@ def _state(version: ModelVersion, states: States | None) -> tuple[State, Mapping
     if told is None:
         return "waiting" if version.up else "down", {}
     return told["state"], told
-
-
-def _stamp(seconds: float | None) -> Stamp | None:
-    return None if seconds is None else stamp(seconds)

@@ -208,3 +208,8 @@ def _talks(record: RunRecord) -> bool:
 
 def stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def stamp_of(seconds: float | None) -> str | None:
+    """None for what has not been yet."""
+    return None if seconds is None else stamp(seconds)

@@ -104,7 +104,9 @@ async def test_too_long_a_prompt_is_said_to_be_that():
 
 async def test_an_address_where_nobody_listens():
     with pytest.raises(RemoteModelError, match="cannot be reached") as refused:
-        await collect(backend("http://127.0.0.1:9/v1"))
+        await collect(backend("http://me:p4ss@word@127.0.0.1:9/v1"))
+    assert "http://127.0.0.1:9/v1 " in str(refused.value)
+    assert "p4ss" not in str(refused.value)
     assert "base_url" in refused.value.fix
     assert refused.value.retryable
 

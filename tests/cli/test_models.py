@@ -124,7 +124,7 @@ def test_a_new_model_from_a_file(platform: Apart):
 
 
 def test_a_version_that_does_not_start_is_an_error_that_says_why(platform: Apart, name: str):
-    platform.local.keeper._target.broken |= {"model-lame-v1", f"model-{name}-v2"}
+    platform.local.keeper._target.broken |= {"manta-model-lame-v1", f"manta-model-{name}-v2"}
     assert "route_failed: model 'lame' stays as it is, the change failed: there are no weights" in refused(
         platform, "add", "lame", "--backend", "sleep"
     )
@@ -192,6 +192,8 @@ def test_scale(platform: Apart, name: str):
     )
     scaled = json.loads(done(platform, "scale", name, "--set", "target_ongoing=2", "--json"))
     assert (scaled["settings"]["replicas"]["target_ongoing"], scaled["version"]) == (2, 1)
+    scaled = json.loads(done(platform, "scale", name, "--set", "resources.big=0.5", "--json"))
+    assert scaled["settings"]["replicas"]["resources"] == {"big": 0.5}
     assert "give --min, --max or --set" in refused(platform, "scale", name)
     assert "replicas" in refused(platform, "scale", name, "--min", "9")
 
@@ -210,6 +212,12 @@ def test_scale(platform: Apart, name: str):
         (["add", "sleeper", "--file", "broken.yaml"], "is not YAML"),
         (["add", "sleeper", "--set", "max_batch"], "KEY=VALUE"),
         (["add", "sleeper", "--set", "max_batch=[1"], "not YAML"),
+        (["add", "sleeper", "--set", "note=2024-01-02"], "--set note: this has no place in JSON"),
+        (["add", "sleeper", "--set", "max_batch=.inf"], "no place in JSON"),
+        (["add", "sleeper", "--set", "max_batch=2024-13-45"], "not YAML"),
+        (["add", "sleeper", "--file", "dated.yaml"], "dated.yaml: this has no place in JSON"),
+        (["scale", "sleeper", "--set", "version=2"], "name a version by --version"),
+        (["scale", "sleeper", "--set", "name=2"], "replicas has no such setting"),
         (["add", "sleeper", "--set", "backend=sleep", "--set", "backend.x=1"], "is no section"),
         (["add", "sleeper", "--backend", "magic"], "settings.backend"),
         (["add", "sleeper", "--backend", "sleep"], "model_version_exists"),
@@ -224,6 +232,7 @@ def test_scale(platform: Apart, name: str):
 def test_wrong_usage_is_one_line(platform: Apart, words: list[str], message: str):
     Path("list.yaml").write_text("- 1\n")
     Path("broken.yaml").write_text("a: [1\n")
+    Path("dated.yaml").write_text("since: 2024-01-02\n")
     assert message in refused(platform, *words)
 
 

@@ -229,7 +229,7 @@ def test_models(client, platform, monkeypatch):
 def test_a_model_that_does_not_start(client, platform, monkeypatch):
     monkeypatch.setattr("manta.wire.model_versions.LOOK_S", 0.0)
     name = f"m{uuid.uuid4().hex[:8]}"
-    platform.local.keeper._target.broken.add(f"model-{name}-v1")
+    platform.local.keeper._target.broken.add(f"manta-model-{name}-v1")
     client.models.add(name, {"backend": "sleep"})
     with pytest.raises(Conflict, match="there are no weights") as caught:
         client.models.wait(name, 1)

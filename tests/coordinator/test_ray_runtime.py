@@ -6,8 +6,8 @@ import pickle
 import pytest
 
 from agents.hosting import Hosting
-from coordinator.ray_runtime import RayRuntime, member_names
-from manta.config import AgentSettings, SandboxSettings, SearchSettings
+from coordinator.ray_runtime import RayRuntime, _RayLink, member_names
+from manta.config import AgentSettings, SandboxSettings, SearchSettings, Settings
 from manta.errors import NotFound
 
 
@@ -49,6 +49,17 @@ async def test_the_urgent_get_the_next_place():
     async with asyncio.timeout(10):
         await asyncio.gather(*tasks)
     assert order == [-5, 0, 5]
+
+
+async def test_pools_that_many_never_need_start_with_their_first_task(monkeypatch: pytest.MonkeyPatch):
+    opened: list[str] = []
+
+    async def opens(link: _RayLink) -> None:
+        opened.append(link._member)
+
+    monkeypatch.setattr(_RayLink, "open", opens)
+    await runtime(**Settings().agents).prewarm()
+    assert opened == ["planner-0", "research-0", "research-1", "analyst-0", "writer-0"]
 
 
 async def test_an_unknown_agent_is_named():

@@ -52,6 +52,9 @@ class LocalActor:
             answer = getattr(self._target, method)(*arguments)
         return await answer if asyncio.iscoroutine(answer) else answer
 
+    def tell(self, method: str, *arguments: Any) -> None:
+        """What is told need not arrive, and here does not."""
+
 
 class LocalModel:
     """A model of this process with what a deployment adds."""

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from manta.errors import BudgetExceeded, InvalidInput, NotFound
 from serve_app.gateway.openai import batch_lines
-from serve_app.gateway.openai.batch_lines import LINES_A_PART, MAX_PARTS, lines_of, not_done, planned, refused
+from serve_app.gateway.openai.batch_lines import (
+    LINES_A_PART,
+    MAX_PARTS,
+    encoded,
+    lines_of,
+    not_done,
+    not_done_bytes,
+    planned,
+    refused,
+)
 from tests.gateway.batch_support import CHAT, jsonl, line
 
 END = st.sampled_from(["\n", "\r\n", "\n\n", "\n \n"])
@@ -86,6 +95,22 @@ def test_a_refusal_has_the_status_of_its_route(error: Any, status: int):
     told = refused("a", error)
     assert (told["response"]["status_code"], told["error"]) == (status, None)
     assert told["response"]["body"]["error"]["code"] == error.code
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40),
+        min_size=1,
+        max_size=40,
+        unique=True,
+    )
+)
+def test_the_size_of_what_was_not_done_is_known_without_reading_it(names: list[str]):
+    data = jsonl(*(line(name) for name in names))
+    for cut in planned(data, CHAT).cuts:
+        part = lines_of(data[cut.start : cut.end])
+        told = encoded([not_done(one.custom_id, "timeout", 'tüo "late"') for one in part])
+        assert not_done_bytes(cut.lines, cut.id_bytes, "timeout", 'tüo "late"') == len(told)
 
 
 def test_what_was_not_done_is_told_alike_each_time():

@@ -92,7 +92,7 @@ async def test_a_new_model_answers_once_it_runs_and_one_that_fails_does_not(serv
     assert (await model(served, "fresh"))["pending"]["weights"] == {"1": 100}
     await until_active(served, "fresh", 1)
 
-    served.keeper._target.broken.add("model-broken-v1")
+    served.keeper._target.broken.add("manta-model-broken-v1")
     await add(served, "broken", FAST)
 
     async def failed() -> bool:
@@ -175,6 +175,8 @@ async def test_what_is_not_there_is_404(served: Local):
         ({"step_s": [0, 1 << 31]}, "settings.step_s"),
         ({"launch": {"env": {"A": 1}}}, "settings.launch.env.A"),
         ({"backend": "server"}, "settings: "),
+        ({"backend": "remote"}, "base_url"),
+        ({"backend": "remote", "base_url": "http://h/v1?key=x"}, "base_url"),
         ({"colour": "red"}, "settings.colour"),
         ({"fallbacks": ["none"]}, "models.sleeper.fallbacks"),
         ({"fallbacks": ["sleeper"]}, "models.sleeper.fallbacks"),
@@ -199,9 +201,17 @@ async def test_the_same_settings_are_no_new_version_and_a_repeated_request_is_on
     first = await served.json("POST", path, json=body, headers=headers)
     again = await served.json("POST", path, json=body, headers=headers)
     assert (first["version"], again["version"]) == (2, 2)
-    other = {"settings": {**FAST, "max_batch": 2}}
-    refused = await served.json("POST", path, 422, json=other, headers=headers)
-    assert refused["code"] == "idempotency_conflict"
+    for other in (
+        {"settings": {**FAST, "max_batch": 2}},
+        {"settings": {**FAST, "replicas": {"max": 3}}},
+        {"settings": FAST, "note": "another"},
+    ):
+        refused = await served.json("POST", path, 422, json=other, headers=headers)
+        assert refused["code"] == "idempotency_conflict"
+    await served.json("PATCH", "/models/sleeper/replicas", json={"max": 4, "version": 2})
+    assert (await served.json("POST", path, json=body, headers=headers))["version"] == 2
+    await served.json("DELETE", "/models/sleeper/versions/2", 204)
+    assert (await served.json("POST", path, 409, json=body, headers=headers))["code"] == "version_removed"
 
 
 async def test_an_answer_that_is_lost_on_its_way_makes_no_second_version(served: Local):

@@ -7,6 +7,7 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.responses import ResponseErrorEvent
 
 from agents.model_call import ask_model
 from manta.errors import InvalidInput, ModelError
@@ -145,6 +146,9 @@ async def test_its_run_is_found_by_its_graph(said):
     made = await local.json("POST", PATH, json=ASKED)
     (run,) = await local.json("POST", "/runs/search", json={"agent_id": RESPONSE_GRAPH})
     assert made["id"] == f"resp_{run['run_id']}"
+    await ended(local, made["id"])
+    # In no place of the pool that does everybody's steps.
+    assert {task.agent for task in local.runtime.tasks} == {"background"}
     assert RESPONSE_GRAPH not in [graph["name"] for graph in await local.json("GET", "/graphs")]
     await local.json("GET", f"/v1/models/manta/{RESPONSE_GRAPH}", 404)
     await local.json("POST", PATH, 404, json={**ASKED, "model": f"manta/{RESPONSE_GRAPH}"})
@@ -178,6 +182,9 @@ async def test_a_run_that_waits_for_a_person_is_in_progress(local: Local):
     assert (await ended(local, made["id"]))["status"] == "in_progress"
     told = events((await local.http.get(f"{PATH}/{made['id']}?stream=true")).text)
     assert (told[-1]["type"], told[-1]["code"]) == ("error", "run_waiting")
+    # Behind it the stream is taken up again where it broke off.
+    assert told[-1]["sequence_number"] == told[-2]["sequence_number"] == 1
+    ResponseErrorEvent.model_validate(told[-1], strict=True)
 
 
 async def test_a_stream_tells_all_at_the_end_and_is_taken_up_behind_a_number(said):

@@ -62,7 +62,7 @@ async def test_openais_client_sends_one_and_reads_it(repeating):
         assert (response["body"]["object"], response["body"]["model"]) == ("chat.completion", "says")
     assert {request.max_tokens for request in model.requests} == {9}
     assert {request.hints.priority for request in model.requests} == {PRIORITY}
-    assert [batch.id async for batch in api.batches.list()] == [made.id]
+    assert [batch async for batch in api.batches.list()] == [done]
 
 
 async def test_each_line_is_answered_as_its_route_would(repeating):
@@ -126,6 +126,7 @@ async def test_a_file_that_cannot_be_read_fails_the_batch_and_asks_nobody(repeat
         ("invalid_method", 6),
     ]
     assert done["failed_at"] is not None
+    assert (await local.json("GET", BATCHES))["data"] == [done]
     assert not model.requests
 
 
@@ -165,6 +166,8 @@ async def test_a_cancel_keeps_what_is_answered(repeating):
         {"total": 128, "completed": 32, "failed": 96},
     )
     assert len(await results(local, done["output_file_id"])) == 32
+    (listed,) = (await local.json("GET", BATCHES))["data"]
+    assert listed == done
     left = await results(local, done["error_file_id"])
     assert {(one["response"], one["error"]["code"]) for one in left.values()} == {(None, "batch_cancelled")}
     assert (await local.json("POST", f"{BATCHES}/{made['id']}/cancel"))["status"] == "cancelled"
@@ -195,6 +198,7 @@ async def test_past_its_window_it_is_expired_with_what_was_done(repeating, monke
     assert done["expired_at"] >= done["expires_at"]
     found = await results(local, done["error_file_id"])
     assert found["b"]["error"]["code"] == "batch_expired"
+    assert (await local.json("GET", BATCHES))["data"] == [done]
 
 
 async def test_parts_that_are_done_are_not_done_again(tmp_path: Path):
@@ -228,6 +232,7 @@ async def test_a_batch_does_not_take_every_place(repeating):
     local, model = repeating
     await over(local, await begun(local, jsonl(*(line(f"r{n}") for n in range(200)))))
     assert 1 < model.most <= 16
+    assert {task.agent for task in local.runtime.tasks} == {"background"}
 
 
 async def test_what_passes_is_tried_again(repeating, monkeypatch):
@@ -235,15 +240,19 @@ async def test_what_passes_is_tried_again(repeating, monkeypatch):
     # Those of the record, and those of the batch; nobody waits between them.
     monkeypatch.setattr("serve_app.gateway.openai.batch_work.MAX_PAUSE_S", 0.0)
     monkeypatch.setattr("agents.recorded_model.RetryPolicy.delay", lambda *_: 0.0)
-    left = {"a": 5, "b": 1000}
+    left = {"a": 5}
 
     def fail(request: Any) -> None:
-        left[said(request)] -= 1
-        if left[said(request)] >= 0:
-            raise ModelError("not now", fix="later")
+        error = ModelError("not now", fix="later")
+        if said(request) == "b":
+            error.retryable = False
+            raise error
+        left["a"] -= 1
+        if left["a"] >= 0:
+            raise error
 
     model.before = fail
     done = await over(local, await begun(local, jsonl(line("a", "a"), line("b", "b"))))
     assert done["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
     assert (await results(local, done["error_file_id"]))["b"]["response"]["status_code"] == 502
-    assert len(model.requests) == 6 + 30
+    assert len(model.requests) == 6 + 1

@@ -68,7 +68,13 @@ async def test_a_repeated_upload_is_one_file(said):
     for _ in range(2):
         headers = {"Idempotency-Key": "once"}
         await said[0].json("POST", PATH, files=files, data={"purpose": "batch"}, headers=headers)
-    assert len((await said[0].json("GET", PATH))["data"]) == 1
+    (kept,) = (await said[0].json("GET", PATH))["data"]
+    for other in (("requests.jsonl", b"[]"), ("others.jsonl", b"{}")):
+        refused = await said[0].json(
+            "POST", PATH, 422, files={"file": other}, data={"purpose": "batch"}, headers=headers
+        )
+        assert refused["error"]["code"] == "idempotency_conflict"
+    assert (await said[0].json("GET", PATH))["data"] == [kept]
 
 
 async def test_what_is_no_file_for_a_batch_is_refused(said):
@@ -96,7 +102,7 @@ async def test_what_is_no_file_for_a_batch_is_refused(said):
 
 
 async def test_a_file_over_the_limit_is_refused(said, monkeypatch):
-    monkeypatch.setattr("serve_app.gateway.openai.files.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("serve_app.gateway.openai.files.MAX_BATCH_FILE_BYTES", 1000)
     await upload(said[0], b"x" * 1000)
     assert (await upload(said[0], b"x" * 1001, 400))["error"]["param"] == "file"
 
@@ -121,6 +127,30 @@ async def test_anothers_file_is_not_found(tmp_path: Path):
         body = {"input_file_id": made["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         refused = await platform.ask(other, "POST", "/v1/batches", json=body)
         assert refused.json()["error"]["code"] == "file_not_found"
+
+
+async def test_what_is_kept_needs_the_scopes_of_runs(tmp_path: Path):
+    async with guarded(tmp_path, {"says": SaysChunks(*text("one"))}) as platform:
+        reader, writer = await platform.key("ann", "runs:read"), await platform.key("bob", "runs:write")
+        chat = await platform.key("cid", "chat")
+        form = {"files": {"file": ("a.jsonl", b"{}")}, "data": {"purpose": "batch"}}
+        file = (await platform.ask(writer, "POST", PATH, **form)).json()["id"]
+        paths = (PATH, f"{PATH}/{file}", f"{PATH}/{file}/content", "/v1/batches")
+        for path in paths:
+            told = [(await platform.ask(key, "GET", path)).status_code for key in (reader, writer, chat)]
+            assert told == [200, 403, 403], path
+        changes = (
+            ("POST", PATH, form),
+            ("POST", "/v1/batches", {"json": {}}),
+            ("DELETE", f"{PATH}/{file}", {}),
+        )
+        for method, path, body in changes:
+            for key in (reader, chat):
+                refused = await platform.ask(key, method, path, **body)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_scope")
+        for method, path in (("GET", ""), ("POST", "/cancel"), ("DELETE", "")):
+            assert (await platform.ask(chat, method, f"/v1/responses/resp_1{path}")).status_code == 403
+        assert (await platform.ask(reader, "GET", "/v1/responses/resp_1")).status_code == 404
 
 
 async def test_an_upload_may_be_larger_than_other_bodies_but_not_endless(said, monkeypatch):

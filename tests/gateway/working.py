@@ -11,10 +11,10 @@ from unittest.mock import patch
 from agents.base import AgentSetup
 from agents.context import LocalArtifacts
 from agents.host import AgentHost, HostParts
-from agents.worker import Worker
+from agents.worker import BACKGROUND, WORKER, Worker
 from coordinator.service import CoordinatorService
 from manta.clock import ManualClock, SystemClock
-from manta.graph import Graph
+from manta.graph import Graph, Names
 from manta.messages import CallIntent, CallOutcome, RecordedCall, Task
 from manta.protocols import ChatModel
 from serve_app.gateway.hidden_graphs import with_hidden
@@ -44,7 +44,10 @@ async def working(folder: Path, models: Mapping[str, ChatModel], **options: Any)
         return await (await asyncio.shield(hosted)).perform(task)
 
     def runtime(agents: Agents) -> FunctionRuntime:
-        return FunctionRuntime({**agents, "worker": worker})
+        return FunctionRuntime({**agents, WORKER: worker, BACKGROUND: worker})
+
+    def names(agents: frozenset[str], tools: frozenset[str]) -> Names:
+        return Names(agents | {BACKGROUND}, tools)
 
     def service(url: str, runtime: Any, graphs: Mapping[str, Graph], *rest: Any, **more: Any) -> Any:
         made = CoordinatorService(url, runtime, with_hidden(graphs), *rest, **more)
@@ -54,7 +57,7 @@ async def working(folder: Path, models: Mapping[str, ChatModel], **options: Any)
             LocalArtifacts(folder / "artifacts"),
             lambda task: _ServiceLog(made),
         )
-        hosted.set_result(AgentHost(Worker(AgentSetup("worker")), parts, concurrency=16))
+        hosted.set_result(AgentHost(Worker(AgentSetup(BACKGROUND)), parts, concurrency=16))
         return made
 
     journal = folder / "journal.db"
@@ -63,7 +66,12 @@ async def working(folder: Path, models: Mapping[str, ChatModel], **options: Any)
     async def there() -> bytes:
         return kept
 
-    changes = {"FunctionRuntime": runtime, "CoordinatorService": service, "_new_journal": there}
+    changes = {
+        "FunctionRuntime": runtime,
+        "CoordinatorService": service,
+        "_new_journal": there,
+        "Names": names,
+    }
     with patch.multiple(platform, **changes):
         local, stop = await platform.start(folder, models, **options)
     try:

@@ -83,8 +83,29 @@ async def test_a_key_makes_one_version(journal: Journal, second: Journal):
     assert (await journal.models.add("m", settings("a"), key="k")).version == 1
     with pytest.raises(IdempotencyConflict):
         await journal.models.add("m", settings("b"), key="k")
+    with pytest.raises(IdempotencyConflict):
+        await journal.models.add("m", settings("a"), note="other", key="k")
     # Another model's keys are its own.
     assert (await journal.models.add("n", settings("b"), key="k")).model == "n"
+
+
+async def test_a_key_with_a_print_makes_one_version_of_one_request(journal: Journal):
+    made = await journal.models.add("m", settings("a"), key="k%.1")
+    await activated(journal)
+    await journal.models.scale("m", {"max": 4})
+    assert (await journal.models.add("m", settings("a"), key="k%.1")).version == made.version
+    with pytest.raises(IdempotencyConflict):
+        await journal.models.add("m", settings("a", replicas={"max": 2}), key="k%.2")
+    assert (await journal.models.add("m", settings("b"), key="kx.1")).version == 2
+
+
+async def test_a_key_whose_version_was_removed_makes_none(journal: Journal):
+    await a_model(journal, "a")
+    await journal.models.add("m", settings("b"), key="k")
+    await journal.models.remove("m", 2)
+    with pytest.raises(Conflict) as refused:
+        await journal.models.add("m", settings("b"), key="k")
+    assert refused.value.code == "version_removed"
 
 
 async def test_the_same_settings_are_no_new_version(journal: Journal, clock: ManualClock):

@@ -62,6 +62,8 @@ def test_models_may_have_a_file_of_their_own(tmp_path: Path):
         ("server: {port: 99999}", "server.port"),
         ("default_model: none", "'none' is not among models"),
         ("models: {m: {backend: remote}}", "needs base_url"),
+        ("models: {m: {backend: remote, base_url: 'http://h/v1?key=x'}}", "neither ? nor #"),
+        ("models: {m: {backend: remote, base_url: 'http://h/v1#x'}}", "neither ? nor #"),
         ("models: {m: {replicas: {min: 3, max: 2}}}", "replicas.max"),
         ("agents: {a: {use: nothing}}", "agents.a.use"),
         ("- a list", "must hold a mapping"),

@@ -205,6 +205,17 @@ def test_an_output_that_refers_to_nothing_is_refused():
         build({"id": "a"}, output="${steps.b}")
 
 
+def test_a_call_may_name_its_pool_and_nothing_else_may():
+    graph = build({"id": "s", "agent": None, "call": "m:f", "pool": "slow"})
+    check_names(graph, Names(frozenset({"slow"}), frozenset()))
+    with pytest.raises(InvalidGraph, match="names agent 'slow'"):
+        check_names(graph, Names(frozenset({"b"}), frozenset()))
+    with pytest.raises(InvalidGraph, match="pool is for steps with call"):
+        build({"id": "s", "pool": "slow"})
+    # The versions of graphs that name none are as they were before there was any.
+    assert "pool" not in build({"id": "s", "agent": None, "call": "m:f"}).plain["steps"][0]
+
+
 def test_names_are_checked_against_what_there_is():
     with pytest.raises(InvalidGraph, match="names agent 'a'; there are: b"):
         check_names(build({"id": "s"}), Names(frozenset({"b"}), frozenset()))

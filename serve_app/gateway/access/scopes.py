@@ -12,6 +12,8 @@ Need: TypeAlias = Scope | Literal["nothing", "key"]
 _OPEN = re.compile(r"/|/healthz|/readyz")
 _FOR_ANY_KEY = re.compile(r"/openapi\.json|/v1/models(/.*)?|/models(/.*)?")
 _CHAT = re.compile(r"/v1(/.*)?")
+_KEPT = re.compile(r"/v1/(batches|files)(/.*)?|/v1/responses/.+")
+"""What is kept of OpenAI's API: runs of the tenant, and their files."""
 _MODELS = re.compile(r"/models(/.*)?")
 _SEARCHES = re.compile(
     r"/(runs|threads|agents)/search|/store/items/search|/store/namespaces"
@@ -28,6 +30,8 @@ def needed(method: str, path: str) -> Need:
         return "nothing"
     if reading and _FOR_ANY_KEY.fullmatch(path):
         return "key"
+    if _KEPT.fullmatch(path):
+        return "runs:read" if reading else "runs:write"
     if _CHAT.fullmatch(path):
         return "chat"
     if _MODELS.fullmatch(path):

@@ -112,8 +112,10 @@ async def frames(desk: Desk, record: RunRecord, after: int) -> AsyncGenerator[st
             record = await desk.call("wait", RunId(record.id), KEEP_ALIVE_S)
             yield KEEP_ALIVE
     except MantaError as error:
-        # The status is long sent. The response has not failed: its stream can be taken up again.
-        yield frame("error", {"type": "error", "code": error.code, "message": error.message, "param": None})
+        # The status is long sent. The response has not failed: its stream can be taken up again, behind what was told.
+        number = max(0, told - 1)
+        failure = {"code": error.code, "message": error.message, "param": None, "sequence_number": number}
+        yield frame("error", {"type": "error", **failure})
 
 
 def waits_for_a_person(record: RunRecord) -> Conflict:

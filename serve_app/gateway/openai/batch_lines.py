@@ -11,6 +11,7 @@ from serve_app import strict_json
 from serve_app.gateway.bodies import MAX_JSON_BYTES
 from serve_app.gateway.errors import error_body
 
+JSONL = "application/jsonl"
 MAX_LINES = 50_000
 LINES_A_PART = 32
 """One step of a batch's run answers a part."""
@@ -34,11 +35,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A part of a file: so many lines, from byte `start` to before byte `end`."""
+    """A part of a file: so many lines, from byte `start` to before byte `end`. `id_bytes`: of their ids in JSON."""
 
     start: int
     end: int
     lines: int
+    id_bytes: int
 
 
 @dataclass(slots=True)
@@ -52,7 +54,7 @@ class Plan:
 
 def planned(data: bytes, endpoint: str) -> Plan:
     """Looks at every line: JSON with a `custom_id` of its own, for this endpoint. Bodies are looked at later."""
-    plan, seen = Plan(), set[str]()
+    plan, seen = Plan(), dict[str, int]()
     ends: list[tuple[int, int]] = []
     for number, start, end in _places(data):
         plan.total += 1
@@ -65,7 +67,7 @@ def planned(data: bytes, endpoint: str) -> Plan:
     elif plan.total > MAX_LINES:
         plan.faults = [_told("too_many_lines", f"the file has {plan.total} lines, {MAX_LINES} are allowed")]
     if not plan.faults:
-        plan.cuts = list(_cuts(ends))
+        plan.cuts = list(_cuts(ends, list(seen.values())))
     return plan
 
 
@@ -90,14 +92,15 @@ def _places(data: bytes) -> Iterator[tuple[int, int, int]]:
         start = end
 
 
-def _cuts(ends: list[tuple[int, int]]) -> Iterator[Cut]:
+def _cuts(ends: list[tuple[int, int]], ids: list[int]) -> Iterator[Cut]:
+    """`ids`: the size of each line's id."""
     most = max(LINES_A_PART, -(-len(ends) // MAX_PARTS))
-    start, lines = ends[0][0], 0
+    start, first = ends[0][0], 0
     for index, (_, end) in enumerate(ends):
-        lines += 1
+        lines = index + 1 - first
         if lines == most or end - start >= PART_BYTES or index == len(ends) - 1:
-            yield Cut(start, end, lines)
-            start, lines = end, 0
+            yield Cut(start, end, lines, sum(ids[first : index + 1]))
+            start, first = end, index + 1
 
 
 def _text(raw: bytes) -> str:
@@ -107,7 +110,8 @@ def _text(raw: bytes) -> str:
         raise InvalidInput("not UTF-8", fix="send UTF-8") from None
 
 
-def _fault(raw: bytes, endpoint: str, seen: set[str]) -> dict[str, Any] | None:
+def _fault(raw: bytes, endpoint: str, seen: dict[str, int]) -> dict[str, Any] | None:
+    """Puts the line's id among those `seen`, with its size in JSON."""
     if len(raw) > MAX_JSON_BYTES:
         return _told("invalid_json_line", f"the line is over {MAX_JSON_BYTES >> 20} MiB")
     try:
@@ -121,7 +125,7 @@ def _fault(raw: bytes, endpoint: str, seen: set[str]) -> dict[str, Any] | None:
         return _told("invalid_custom_id", f"custom_id is a text of 1 to {MAX_CUSTOM_ID}", "custom_id")
     if name in seen:
         return _told("duplicate_custom_id", f"the custom_id {name[:80]!r} is there twice", "custom_id")
-    seen.add(name)
+    seen[name] = _size(name)
     if told.get("method") != "POST":
         return _told("invalid_method", "method is POST", "method")
     if told.get("url") != endpoint:
@@ -157,6 +161,15 @@ def not_done(custom_id: str, code: str, message: str) -> dict[str, Any]:
     request = uuid.uuid5(_IDS, custom_id).hex
     error = {"code": code, "message": message}
     return {"id": f"batch_req_{request}", "custom_id": custom_id, "response": None, "error": error}
+
+
+def not_done_bytes(lines: int, id_bytes: int, code: str, message: str) -> int:
+    """What that comes to when encoded, for so many lines with ids of that size in JSON."""
+    return lines * (len(encoded([not_done("", code, message)])) - _size("")) + id_bytes
+
+
+def _size(text: str) -> int:
+    return len(json.dumps(text))
 
 
 def encoded(lines: list[dict[str, Any]]) -> bytes:

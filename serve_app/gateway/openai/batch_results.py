@@ -1,5 +1,6 @@
 """The files that a batch leaves: put together when they are read, from what its parts have come to."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from manta.ids import RunId
 from manta.messages import ArtifactRef
 from serve_app.gateway.deps import Desk
 from serve_app.gateway.hidden_graphs import BATCH_GRAPH
-from serve_app.gateway.openai.batch_lines import encoded, lines_of, not_done
+from serve_app.gateway.openai.batch_lines import encoded, lines_of, not_done, not_done_bytes
 from serve_app.gateway.openai.batch_shapes import Batch, Part, batch_of, result_id
 from serve_app.gateway.openai.run_ids import UUID
 
@@ -42,12 +43,12 @@ async def result_file(desk: Desk, file_id: str) -> tuple[Batch, Kind] | None:
     return (batch, kind) if there else None
 
 
-async def result_json(desk: Desk, batch: Batch, kind: Kind) -> dict[str, Any]:
+def result_json(batch: Batch, kind: Kind) -> dict[str, Any]:
     """As OpenAI tells of a file."""
     return {
         "id": result_id(batch.record, kind),
         "object": "file",
-        "bytes": sum([await _size(desk, part, kind) for part in batch.parts]),
+        "bytes": sum(_size(part, kind) for part in batch.parts),
         "created_at": int(batch.record.updated_at),
         "expires_at": None,
         "filename": f"batch_{batch.record.id}_{kind}.jsonl",
@@ -57,11 +58,12 @@ async def result_json(desk: Desk, batch: Batch, kind: Kind) -> dict[str, Any]:
     }
 
 
-async def _size(desk: Desk, part: Part, kind: Kind) -> int:
+def _size(part: Part, kind: Kind) -> int:
     kept = part.output if kind == "output" else part.errors
     if kept is not None:
         return kept.size
-    return len(await _left_out(desk, part)) if kind == "errors" and not part.done else 0
+    left_out = kind == "errors" and not part.done
+    return not_done_bytes(part.lines, part.id_bytes, *part.fault) if left_out else 0
 
 
 async def result_lines(desk: Desk, batch: Batch, kind: Kind) -> AsyncGenerator[bytes, None]:
@@ -76,6 +78,8 @@ async def result_lines(desk: Desk, batch: Batch, kind: Kind) -> AsyncGenerator[b
 
 async def _left_out(desk: Desk, part: Part) -> bytes:
     """What is told of the requests of a part that could not be done."""
-    code, message = part.fault
-    lines = lines_of(await desk.platform.artifacts.get(part.file))
-    return encoded([not_done(line.custom_id, code, message) for line in lines])
+    return await asyncio.to_thread(_told, await desk.platform.artifacts.get(part.file), *part.fault)
+
+
+def _told(requests: bytes, code: str, message: str) -> bytes:
+    return encoded([not_done(line.custom_id, code, message) for line in lines_of(requests)])

@@ -12,7 +12,7 @@ from serve_app.gateway.openai.response_shapes import response_usage
 
 BATCH_PREFIX = "batch_"
 CANCELLED = "batch_cancelled"
-CANCELLED_MESSAGE = "This request was not executed: the batch was cancelled before."
+CANCELLED_MESSAGE = "No answer to this request was kept: the batch was cancelled before."
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Part:
 
     file: ArtifactRef
     lines: int
+    id_bytes: int
     done: bool
     output: ArtifactRef | None = None
     errors: ArtifactRef | None = None
@@ -74,6 +75,21 @@ class Batch:
         return "in_progress" if self.sum_at is None else "finalizing"
 
 
+def batch_in_sum(record: RunRecord) -> Batch:
+    """A batch whose run ended in success, as its output has it: a single part stands for all of them."""
+    told = record.output
+    faults, total = tuple(told["errors"]), int(told["total"])
+    whole = Part(
+        from_json(ArtifactRef, record.input["file"]),
+        total,
+        0,
+        done=True,
+        completed=told["completed"],
+        expired=told["expired"],
+    )
+    return Batch(record, total, faults, () if faults else (whole,), told["split_at"], told["sum_at"])
+
+
 def batch_of(record: RunRecord, steps: Sequence[StepRecord]) -> Batch:
     """What the run's steps have come to."""
     by_key: dict[str, StepRecord] = {step.key: step for step in steps}
@@ -89,18 +105,25 @@ def batch_of(record: RunRecord, steps: Sequence[StepRecord]) -> Batch:
         split.output["total"],
         tuple(split.output["errors"]),
         tuple(parts),
-        split.finished_at,
-        None if summed is None else summed.started_at,
+        split.output["at"],
+        _sum_at(summed),
     )
 
 
+def _sum_at(summed: StepRecord | None) -> float | None:
+    if summed is None:
+        return None
+    at: float | None = summed.output["at"] if summed.state == "done" else summed.started_at
+    return at
+
+
 def _part(record: RunRecord, told: dict[str, Any], step: StepRecord | None) -> Part:
-    file, lines = from_json(ArtifactRef, told), int(told["lines"])
+    file, lines, id_bytes = from_json(ArtifactRef, told), int(told["lines"]), int(told["id_bytes"])
     if step is None or step.state != "done":
-        return Part(file, lines, done=False, fault=_fault(record, step))
+        return Part(file, lines, id_bytes, done=False, fault=_fault(record, step))
     found = step.output
     output, errors = (_file(found[name]) for name in ("output", "errors"))
-    return Part(file, lines, True, output, errors, found["completed"], found["expired"])
+    return Part(file, lines, id_bytes, True, output, errors, found["completed"], found["expired"])
 
 
 def _file(told: Any) -> ArtifactRef | None:

@@ -7,10 +7,9 @@ from typing import Any
 from manta.clock import SystemClock
 from manta.messages import ArtifactRef, from_json, to_json
 from manta.protocols import AgentContext
-from serve_app.gateway.openai.batch_lines import encoded, lines_of, planned
+from serve_app.gateway.openai.batch_lines import JSONL, encoded, lines_of, planned
 from serve_app.gateway.openai.batch_work import PartWork, Result
 
-JSONL = "application/jsonl"
 WRITTEN_AT_ONCE = 8
 
 
@@ -18,8 +17,8 @@ async def split(context: AgentContext, file: Mapping[str, Any], endpoint: str) -
     """Looks at every line of the file, and keeps it in parts.
 
     Returns:
-        `total` (lines), `errors` (what is wrong with them; then there are no parts) and `parts`, each an artifact
-        with its number of `lines`.
+        `total` (lines), `errors` (what is wrong with them; then there are no parts), `parts`, each an artifact with
+        its number of `lines` and the bytes of their ids in JSON, and `at`, the time.
 
     Raises:
         NotFound: the file is not stored any more. StepError: it is damaged.
@@ -32,8 +31,11 @@ async def split(context: AgentContext, file: Mapping[str, Any], endpoint: str) -
         kept = await asyncio.gather(
             *(_kept(context, data[cut.start : cut.end], f"part{cut.start}.jsonl") for cut in cuts)
         )
-        parts += [{**to_json(ref), "lines": cut.lines} for ref, cut in zip(kept, cuts, strict=True)]
-    return {"total": plan.total, "errors": plan.faults, "parts": parts}
+        parts += [
+            {**to_json(ref), "lines": cut.lines, "id_bytes": cut.id_bytes}
+            for ref, cut in zip(kept, cuts, strict=True)
+        ]
+    return {"total": plan.total, "errors": plan.faults, "parts": parts, "at": SystemClock().now()}
 
 
 async def answer(context: AgentContext, part: Mapping[str, Any], endpoint: str, model: str) -> dict[str, Any]:
@@ -46,7 +48,7 @@ async def answer(context: AgentContext, part: Mapping[str, Any], endpoint: str, 
     Raises:
         MantaError: the part as a whole could not be done.
     """
-    lines = lines_of(await context.artifacts.get(from_json(ArtifactRef, part)))
+    lines = await asyncio.to_thread(lines_of, await context.artifacts.get(from_json(ArtifactRef, part)))
     results = await PartWork(context, endpoint, model, SystemClock()).results(lines)
     done = [result for result in results if result.kind == "completed"]
     others = [result for result in results if result.kind != "completed"]
@@ -60,16 +62,18 @@ async def answer(context: AgentContext, part: Mapping[str, Any], endpoint: str, 
     }
 
 
-def summed(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, int]:
-    """How many requests came to what, in those parts that could be done."""
+def summed(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """How many requests came to what, in those parts that could be done, and `at`, the time."""
     done = [part for part in parts if part is not None]
-    return {kind: sum(part[kind] for part in done) for kind in ("completed", "failed", "expired")}
+    counts = {kind: sum(part[kind] for part in done) for kind in ("completed", "failed", "expired")}
+    return {**counts, "at": SystemClock().now()}
 
 
 async def _file(context: AgentContext, results: Sequence[Result], name: str) -> dict[str, Any] | None:
     if not results:
         return None
-    told: dict[str, Any] = to_json(await _kept(context, encoded([r.line for r in results]), name))
+    data = await asyncio.to_thread(encoded, [result.line for result in results])
+    told: dict[str, Any] = to_json(await _kept(context, data, name))
     return told
 
 

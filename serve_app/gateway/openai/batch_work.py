@@ -28,9 +28,9 @@ from serve_app.models.choices import answers
 LINES_AT_ONCE = 8
 """Of one part."""
 LINE_S = 600.0
-"""What one request may take, its tries together."""
-TRIES = 10
+"""What one try of a request may take."""
 MAX_PAUSE_S = 60.0
+"""Between two tries, unless a longer one is asked for."""
 GRACE_S = 300.0
 """A batch's window ends so long before its run's deadline: its steps end by themselves, with what they have."""
 EXPIRED = "batch_expired"
@@ -47,6 +47,11 @@ class Result:
 
     kind: Literal["completed", "failed", "expired"]
     line: dict[str, Any]
+
+
+def pause_s(tried: int, asked_for: float | None) -> float:
+    """Before the try after number `tried`; never shorter than the `retry_after_s` of its error."""
+    return max(min(MAX_PAUSE_S, 2.0 ** min(tried - 1, 10)), asked_for or 0.0)
 
 
 class PartWork:
@@ -86,35 +91,33 @@ class PartWork:
         ]
 
     async def _answered(self, line: Line) -> Result:
-        async with self._places:
-            try:
-                async with asyncio.timeout(LINE_S):
-                    return Result("completed", answered(line.custom_id, await self._patiently(line)))
-            except OURS:
-                raise
-            except TimeoutError:
-                late = ModelError(f"no answer within {LINE_S:.0f} s", fix="ask for less", code="timeout")
-                return Result("failed", refused(line.custom_id, late))
-            except MantaError as error:
-                return Result("failed", refused(line.custom_id, error))
-            except Exception:
-                logger.exception("a request of a batch failed by a defect")
-                defect = MantaError(
-                    "something went wrong inside", fix="see `manta logs`", code="internal_error"
-                )
-                return Result("failed", refused(line.custom_id, defect))
+        try:
+            return Result("completed", answered(line.custom_id, await self._patiently(line)))
+        except OURS:
+            raise
+        except TimeoutError:
+            late = ModelError(f"no answer within {LINE_S:.0f} s", fix="ask for less", code="timeout")
+            return Result("failed", refused(line.custom_id, late))
+        except MantaError as error:
+            return Result("failed", refused(line.custom_id, error))
+        except Exception:
+            logger.exception("a request of a batch failed by a defect")
+            defect = MantaError("something went wrong inside", fix="see `manta logs`", code="internal_error")
+            return Result("failed", refused(line.custom_id, defect))
 
     async def _patiently(self, line: Line) -> dict[str, Any]:
-        """Tried again while the error may pass: a batch has time."""
+        """Tried again while the error may pass, to the end of the batch's window; others go on in the pauses."""
         for tried in count(1):
             try:
-                return await self._ask(line.body, self._named, self._model)
+                async with self._places, asyncio.timeout(LINE_S):
+                    return await self._ask(line.body, self._named, self._model)
             except OURS:
                 raise
             except MantaError as error:
-                if not error.retryable or tried == TRIES:
+                if not error.retryable:
                     raise
-            await self._clock.sleep(min(MAX_PAUSE_S, 2.0 ** (tried - 1)))
+                pause = pause_s(tried, error.retry_after_s)
+            await self._clock.sleep(pause)
         raise AssertionError("counting has no end")
 
     def _named(self, name: str) -> ChatModel:

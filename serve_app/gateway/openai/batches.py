@@ -15,7 +15,7 @@ from serve_app.gateway.errors import BadField
 from serve_app.gateway.hidden_graphs import BATCH_GRAPH
 from serve_app.gateway.openai.batch_endpoints import ENDPOINTS
 from serve_app.gateway.openai.batch_results import batch_behind
-from serve_app.gateway.openai.batch_shapes import BATCH_PREFIX, Batch, batch_json
+from serve_app.gateway.openai.batch_shapes import BATCH_PREFIX, Batch, batch_in_sum, batch_json
 from serve_app.gateway.openai.batch_work import GRACE_S
 from serve_app.gateway.openai.bodies import Metadata, OpenAIBody
 from serve_app.gateway.openai.file_records import StoredFile, find
@@ -98,7 +98,7 @@ async def list_batches(
     """Newest first."""
     offset = 0 if after is None else await _behind(desk, after)
     found = await _page(desk, limit + 1, offset)
-    batches = await asyncio.gather(*(_with_steps(desk, record) for record in found[:limit]))
+    batches = await asyncio.gather(*(_as_listed(desk, record) for record in found[:limit]))
     return listed([batch_json(batch) for batch in batches], more=len(found) > limit)
 
 
@@ -121,7 +121,9 @@ async def _behind(desk: Desk, after: str) -> int:
     raise BadField("after is not in the list", fix="take the last id of the page before", param="after")
 
 
-async def _with_steps(desk: Desk, record: RunRecord) -> Batch:
+async def _as_listed(desk: Desk, record: RunRecord) -> Batch:
+    if record.status == "success":
+        return batch_in_sum(record)
     # One that was deleted since is told as it was.
     return await batch_behind(desk, RunId(record.id)) or Batch(record)
 

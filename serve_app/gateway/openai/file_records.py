@@ -1,17 +1,17 @@
 """Files that were uploaded for batches: their content is an artifact, what is known of them an item of the store."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coordinator.store.library_records import ItemRecord
-from manta.errors import NotFound
+from manta.errors import IdempotencyConflict, NotFound
 from manta.messages import ArtifactRef
 from serve_app.gateway.deps import Desk
+from serve_app.gateway.openai.batch_lines import JSONL
 
 NAMESPACE = ("openai", "files")
 PAGE = 1000
 MAX_LISTED = 10_000
-JSONL = "application/jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,17 @@ async def find(desk: Desk, file_id: str) -> StoredFile:
         if found is not None:
             return found
     raise not_found(file_id)
+
+
+async def kept_before(desk: Desk, file: StoredFile) -> StoredFile | None:
+    """What an earlier try of the request has left. Raises IdempotencyConflict where that is another file."""
+    try:
+        known = await find(desk, file.id)
+    except NotFound:
+        return None
+    if replace(file, created_at=known.created_at) != known:
+        raise IdempotencyConflict("this idempotency key was used for another file", fix="use another key")
+    return known
 
 
 def not_found(file_id: str) -> NotFound:

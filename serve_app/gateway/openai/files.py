@@ -8,17 +8,26 @@ from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from manta.errors import InvalidInput, NotFound
+from serve_app.gateway.bodies import MAX_BATCH_FILE_BYTES
 from serve_app.gateway.deps import Desk, DeskDep
-from serve_app.gateway.errors import BadField
+from serve_app.gateway.downloads import DOWNLOAD, FILE_ANSWER
+from serve_app.gateway.errors import BadField, OpenAIErrorJson, declared
+from serve_app.gateway.openai.batch_lines import JSONL
 from serve_app.gateway.openai.batch_results import result_file, result_json, result_lines
-from serve_app.gateway.openai.file_records import JSONL, StoredFile, every_file, find, forget, keep, not_found
+from serve_app.gateway.openai.file_records import (
+    StoredFile,
+    every_file,
+    find,
+    forget,
+    keep,
+    kept_before,
+    not_found,
+)
 from serve_app.gateway.openai.lists import page
 from serve_app.gateway.openai.routing import TAKING, openai_router
 from serve_app.gateway.openai.upload import Upload, read_upload
 from serve_app.gateway.repeats import RequestKey, gone, made_id
 
-MAX_FILE_BYTES = 200 << 20
-"""OpenAI's own, for a batch."""
 PURPOSE = "batch"
 _FORM: dict[str, Any] = {
     "requestBody": {
@@ -38,16 +47,13 @@ _FORM: dict[str, Any] = {
         },
     }
 }
-_CONTENT: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-}
 
 router = openai_router()
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 Order = Literal["asc", "desc"]
 
 
-@router.post("/files", openapi_extra=_FORM, responses=TAKING)
+@router.post("/files", openapi_extra=_FORM, responses={**TAKING, **declared(422, shape=OpenAIErrorJson)})
 async def create_file(request: Request, desk: DeskDep, key: RequestKey) -> dict[str, Any]:
     """A file of requests, one a line, for `POST /v1/batches`."""
     with tempfile.TemporaryDirectory(prefix="manta-upload-") as folder:
@@ -57,8 +63,10 @@ async def create_file(request: Request, desk: DeskDep, key: RequestKey) -> dict[
         kept = await desk.platform.artifacts.put(path, name, JSONL)
     made_at = int(desk.platform.clock.now())
     file = StoredFile(f"file-{made_id(desk, 'file', key)}", name, kept.sha256, kept.size, made_at)
-    await keep(desk, file)
-    return file.told()
+    known = await kept_before(desk, file)
+    if known is None:
+        await keep(desk, file)
+    return (known or file).told()
 
 
 def _checked(upload: Upload) -> str:
@@ -76,8 +84,8 @@ def _checked(upload: Upload) -> str:
         raise BadField("files are for batches here", fix=f"purpose={PURPOSE}", param="purpose")
     if not upload.size:
         raise BadField("the file is empty", fix="send a line for each request", param="file")
-    if upload.size > MAX_FILE_BYTES:
-        raise BadField(f"the file is over {MAX_FILE_BYTES >> 20} MiB", fix="split it", param="file")
+    if upload.size > MAX_BATCH_FILE_BYTES:
+        raise BadField(f"the file is over {MAX_BATCH_FILE_BYTES >> 20} MiB", fix="split it", param="file")
     assert upload.filename is not None
     return upload.filename
 
@@ -103,19 +111,16 @@ async def list_files(
 async def retrieve_file(file_id: str, desk: DeskDep) -> dict[str, Any]:
     result = await result_file(desk, file_id)
     if result is not None:
-        return await result_json(desk, *result)
+        return result_json(*result)
     return (await find(desk, file_id)).told()
 
 
-@router.get("/files/{file_id}/content", response_class=Response, responses=_CONTENT)
+@router.get("/files/{file_id}/content", response_class=Response, responses=FILE_ANSWER)
 async def retrieve_file_content(file_id: str, desk: DeskDep) -> Response:
-    # Never rendered by a browser: what a model wrote is not to be trusted as a page of this origin.
-    headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
-    kind = "application/octet-stream"
     result = await result_file(desk, file_id)
     if result is not None:
-        return StreamingResponse(result_lines(desk, *result), media_type=kind, headers=headers)
-    return Response(await _content(desk, file_id), media_type=kind, headers=headers)
+        return StreamingResponse(result_lines(desk, *result), headers=DOWNLOAD)
+    return Response(await _content(desk, file_id), headers=DOWNLOAD)
 
 
 async def _content(desk: Desk, file_id: str) -> bytes:

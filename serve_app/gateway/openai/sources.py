@@ -59,15 +59,27 @@ async def answering(
         if options is not None:
             raise BadField(f"{name} is a model, not a graph", fix="leave manta out", param="manta")
         return Answering(desk.platform.models.get(name).stream(desk.addressed(request)))
-    graph = await graph_behind(name, desk.platform)
-    check_request(graph, request)
-    record = await _started(desk, graph, request, options or RunOptions(), dict(metadata or {}))
+    record = await start_graph(desk, name, request, options, dict(metadata or {}), None)
     return Answering(run_answer(desk, record), RunId(record.id))
 
 
-async def _started(
-    desk: Desk, graph: Graph, request: ChatRequest, options: RunOptions, metadata: dict[str, Any]
+async def start_graph(
+    desk: Desk,
+    name: str,
+    request: ChatRequest,
+    options: RunOptions | None,
+    metadata: dict[str, Any],
+    key: str | None,
 ) -> RunRecord:
+    """A run of the graph behind a name; it is durable when this returns.
+
+    Raises:
+        NotFound: there is none. BadField: the request is not for it.
+        IdempotencyConflict: the key was used with another request.
+    """
+    graph = await graph_behind(name, desk.platform)
+    check_request(graph, request)
+    options = options or RunOptions()
     body = RunCreate(
         agent_id=graph.name,
         input=graph_input(graph, request.messages, options.input),
@@ -78,6 +90,6 @@ async def _started(
         timeout_s=options.timeout_s,
     )
     try:
-        return await submit(desk, body, None)
+        return await submit(desk, body, key)
     except InvalidInput as error:
         raise does_not_fit(error.message) from None
