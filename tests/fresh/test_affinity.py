@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.live.serving import Serving, serving
+from tests.fresh.serving import Serving, serving
 
 RUNS, CALLS = 8, 10
 REPLICAS = {"min": 3, "max": 3, "num_cpus": 0.05, "affinity_slack": RUNS}

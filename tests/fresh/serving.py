@@ -1,7 +1,7 @@
 """Models and the gateway on a real Serve without the rest of the platform, in a process of its own.
 
-`python -m tests.live.serving SPEC` starts a Ray of its own and says `READY`. Each line that it then reads names a
-coroutine function of `tests.live.scenes` and its arguments as JSON; it answers with a line `ANSWER`, JSON again. It
+`python -m tests.fresh.serving SPEC` starts a Ray of its own and says `READY`. Each line that it then reads names a
+coroutine function of `tests.fresh.scenes` and its arguments as JSON; it answers with a line `ANSWER`, JSON again. It
 ends with its input, and its Ray with it.
 """
 
@@ -60,7 +60,7 @@ def serving(folder: Path, models: Mapping[str, Mapping[str, Any]]) -> Iterator[S
     log = folder / "log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.live.serving", str(spec)],
+            [sys.executable, "-m", "tests.fresh.serving", str(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -127,7 +127,7 @@ def _deploy(models: Mapping[str, Mapping[str, Any]]) -> None:
     from serve_app.gateway.app import gateway_application
     from serve_app.models.deployment import model_application
     from serve_app.models.names import model_app
-    from tests.live.scenes import connect
+    from tests.fresh.scenes import connect
 
     settings = {
         name: ModelSettings.model_validate({"backend": "sleep", **given}) for name, given in models.items()

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live.scenes import BATCH
-from tests.live.serving import Serving, serving
+from tests.fresh.scenes import BATCH
+from tests.fresh.serving import Serving, serving
 
 ONGOING, QUEUED = 6, 6
 TOKENS = 5
