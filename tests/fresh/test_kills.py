@@ -1,95 +1,14 @@
-"""Processes die by SIGKILL in the middle of a run. The run ends, and what was committed is not done again."""
+"""All processes die by SIGKILL in the middle of a run. The run ends, and what was committed is not done again."""
 
 import contextlib
-import threading
-from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
-from manta.client import Client
 from manta.platform_process import running, stop
-from tests.live.conftest import (
-    ROOT,
-    LivePlatform,
-    bring_up,
-    eventually,
-    make_platform,
-)
-
-TIMES = 4
-
-
-def begin(client: Client, gate: Path) -> str:
-    return client.submit("notes", {"times": TIMES, "gate": str(gate)}).id
-
-
-def check(platform: LivePlatform, client: Client, run: str, in_flight: int = 0) -> None:
-    """The run ended well; the ledger outside the store shows at most `in_flight` calls made again."""
-    ended = client.wait(run, timeout=120)
-    assert ended.run.status == "success", ended.run.error
-    assert ended.output["effects"] == list(range(TIMES))
-    tools = Counter(line["number"] for line in platform.notes("tool", run))
-    assert set(tools) == set(range(TIMES))
-    assert sum(tools.values()) - TIMES <= in_flight
-    model_calls = len(platform.notes("model_call", run))
-    assert 2 <= model_calls <= 2 + in_flight
-    events = [event.seq for event in client.stream(run) if event.seq]
-    assert events == list(range(1, len(events) + 1))
-
-
-def wait_for_effects(platform: LivePlatform, client: Client, run: str) -> None:
-    def committed() -> bool:
-        assert not (state := client.get(run)).done, state.error
-        # The ledger has a line before the outcome is in the journal: nothing is to be in flight at the kill.
-        return any(call.kind == "tool" and call.state == "done" for call in client.calls(run))
-
-    eventually(committed, "the first side effect")
-    assert platform.notes("tool", run)
-
-
-def kill(process: psutil.Process) -> None:
-    process.kill()
-    process.wait(30)
-
-
-def test_an_agent_actor_dies_in_mid_step(platform: LivePlatform, client: Client, tmp_path: Path):
-    run = begin(client, tmp_path / "gate")
-    wait_for_effects(platform, client, run)
-    pids = {note["pid"] for note in platform.notes("tool", run)}
-    kill(psutil.Process(int(str(pids.pop()))))
-    (tmp_path / "gate").touch()
-    check(platform, client, run)
-    steps = {step.key: step for step in client.get(run).steps}
-    assert steps["effects"].attempt == 2
-
-
-def test_the_coordinator_dies_in_mid_run(platform: LivePlatform, client: Client, tmp_path: Path):
-    run = begin(client, tmp_path / "gate")
-    wait_for_effects(platform, client, run)
-    seen = []
-    watcher = threading.Thread(
-        target=lambda: seen.extend(event.seq for event in client.stream(run) if event.seq)
-    )
-    watcher.start()
-    kill(platform.processes("ray::CoordinatorActor")[0])
-    (tmp_path / "gate").touch()
-    check(platform, client, run)
-    watcher.join(60)
-    assert seen == list(range(1, len(seen) + 1))
-    assert not watcher.is_alive()
-
-
-def test_a_model_replica_dies_in_mid_stream(platform: LivePlatform, client: Client):
-    run = client.submit("talk", {"say": "hello", "calls": 3, "tokens": 30}).id
-    eventually(lambda: len(platform.notes("model_call", run)) == 2, "the second model call")
-    kill(psutil.Process(int(str(platform.notes("model_call", run)[-1]["pid"]))))
-    ended = client.wait(run, timeout=120)
-    assert ended.run.status == "success", ended.run.error
-    assert ended.output["output"].count("word29") == 3
-    # The first call was committed; only the one in flight was made again.
-    assert len(platform.notes("model_call", run)) == 4
+from tests.live.conftest import ROOT, LivePlatform, bring_up, make_platform
+from tests.live.kills import begin, check, wait_for_effects
 
 
 @pytest.fixture(scope="module")
