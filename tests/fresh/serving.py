@@ -113,7 +113,7 @@ def main(spec_file: str) -> None:
 
 
 def _scene(name: str) -> Callable[..., Any]:
-    from tests.live import scenes
+    from tests.fresh import scenes
 
     scene: Callable[..., Any] = getattr(scenes, name)
     return scene
