@@ -105,7 +105,7 @@ def replicas(model: str) -> int:
     return sum(count for state, count in states.items() if str(getattr(state, "value", state)) == "RUNNING")
 
 
-async def until_replicas(model: str, wanted: int, seconds: float = 120) -> list[int]:
+async def until_replicas(model: str, wanted: int, seconds: float = 300) -> list[int]:
     """The numbers of running replicas that were seen one after the other, the wanted one last."""
     seen: list[int] = []
     deadline = time.monotonic() + seconds
