@@ -93,7 +93,8 @@ def test_none_is_lost_however_cancels_and_releases_meet(size: int, actions: Any,
         while takers.waiting() or takers.held:
             await turns()
             assert len(takers.held) <= size
-            assert takers.held, "somebody waits although a place is free"
+            # One that was cancelled last may only now have gone.
+            assert takers.held or not takers.waiting(), "somebody waits although a place is free"
             takers.release(0)
             await turns()
         free = [places.try_take() for _ in range(size + 1)]
