@@ -1,6 +1,7 @@
 """Which version of a model answers. Pure, and alike in every process."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from manta.ids import RunId, Tenant
@@ -31,6 +32,11 @@ def choose(route: "Route", key: str) -> int:
         if place < taken / total:
             return version
     return versions[-1]
+
+
+def by_share(weights: Mapping[int, int]) -> list[int]:
+    """The versions of a route, the one with the largest share first, of equal ones the newest."""
+    return sorted(weights, key=lambda version: (weights[version], version), reverse=True)
 
 
 def sticky_key(sticky: "Sticky", run: RunId | None, tenant: Tenant, user: str) -> str | None:

@@ -63,12 +63,13 @@ def deploy(settings: Settings, report: Report = _silent) -> None:
     """
     composition = Composition(settings)
     graphs = composition.graphs()
-    book = declare_models(settings, serving=_serving())
+    serving = _serving()
+    book = declare_models(settings, serving=serving)
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": settings.server.host, "port": settings.server.port, "request_timeout_s": None},
     )
-    parts = [*_start_backstage(composition, graphs), *_start_applications(composition, book)]
+    parts = [*_start_backstage(composition, graphs), *_start_applications(composition, book, serving=serving)]
     _watch(parts, report, settings.longest_start_s)
 
 
@@ -83,9 +84,10 @@ def build(arguments: dict[str, str] | None = None) -> serve.Application:
     settings = load_settings(Path(config) if config else None)
     composition = Composition(settings)
     composition.check()
-    book = declare_models(settings, serving=_serving())
+    serving = _serving()
+    book = declare_models(settings, serving=serving)
     _start_backstage(composition, composition.graphs())
-    serve.run_many(_targets(composition, book), wait_for_applications_running=False)
+    serve.run_many(_targets(composition, book, serving=serving), wait_for_applications_running=False)
     _keeper(composition)
     return gateway_application(composition.platform, settings.log_level)
 
@@ -124,24 +126,25 @@ def _start_backstage(composition: Composition, graphs: Mapping[str, Graph]) -> l
     ]
 
 
-def _start_applications(composition: Composition, book: Book) -> list[_Part]:
+def _start_applications(composition: Composition, book: Book, *, serving: bool) -> list[_Part]:
     gateway = RunTarget(
         gateway_application(composition.platform, composition.settings.log_level), GATEWAY_APP, "/"
     )
-    serve.run_many([*_targets(composition, book), gateway], wait_for_applications_running=False)
+    serve.run_many(
+        [*_targets(composition, book, serving=serving), gateway], wait_for_applications_running=False
+    )
     _keeper(composition)
-    statuses = _Statuses()
     names = {_part_name(served, v): model_app(v.model, v.version) for served, v in _versions(book)}
     names |= {"embedder": EMBEDDER_APP, "gateway": GATEWAY_APP}
-    return [_Part(part, lambda app=app: statuses.running(app)) for part, app in names.items()]  # type: ignore[misc]
+    return [_Part(part, lambda app=app: _runs(app)) for part, app in names.items()]  # type: ignore[misc]
 
 
-def _targets(composition: Composition, book: Book) -> list[RunTarget]:
+def _targets(composition: Composition, book: Book, *, serving: bool) -> list[RunTarget]:
     """The file's versions that answer, and the embedder. What else the registry wants, the keeper deploys."""
-    settings, there = composition.settings, _serving()
+    settings = composition.settings
     targets = [
         RunTarget(
-            composition.model_application(version, there=there),
+            composition.model_application(version, there=serving),
             model_app(version.model, version.version),
             None,
         )
@@ -236,19 +239,17 @@ class _Answer:
         return self.get() is not None
 
 
-class _Statuses:
-    """Serve's view of the applications; a failed one is raised as the error its replica told of."""
-
-    def running(self, app: str) -> bool:
-        state = serve.status().applications.get(app)
-        if state is None:
-            return False
-        if state.status == "DEPLOY_FAILED":
-            code, text = told(state)
-            if code:
-                raise PlatformError(text, code=code)
-            raise PlatformError(f"{app} did not start: {text}", fix="see `manta logs`", code="start_failed")
-        return bool(state.status == "RUNNING")
+def _runs(app: str) -> bool:
+    """As Serve sees the application; a failed one is raised as the error its replica told of."""
+    state = serve.status().applications.get(app)
+    if state is None:
+        return False
+    if state.status == "DEPLOY_FAILED":
+        code, text = told(state)
+        if code:
+            raise PlatformError(text, code=code)
+        raise PlatformError(f"{app} did not start: {text}", fix="see `manta logs`", code="start_failed")
+    return bool(state.status == "RUNNING")
 
 
 def _as_manta_error(error: Exception) -> MantaError:

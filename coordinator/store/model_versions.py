@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Connection, select
 
+from coordinator.routes import by_share
 from coordinator.store.model_records import ModelVersion
 from coordinator.store.model_rows import (
     find_route,
@@ -112,7 +113,7 @@ def primary(connection: Connection, model: str) -> int:
     active = find_route(connection, model, "active")
     if active is None:
         return newest(connection, model)
-    return max(active.weights, key=lambda version: (active.weights[version], version))
+    return by_share(active.weights)[0]
 
 
 def merged_replicas(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from coordinator.routes import choose, sticky_key
+from coordinator.routes import by_share, choose, sticky_key
 from coordinator.store.model_records import Book, ModelVersion, Route
 from manta.messages import CallHints, Price
 from manta.model_settings import ModelSettings
@@ -42,9 +42,7 @@ class Routed:
     @property
     def in_order(self) -> list[Arm]:
         """By their shares, of equal ones the newest first."""
-        weights = self.route.weights
-        order = sorted(self.arms, key=lambda version: (weights[version], version), reverse=True)
-        return [self.arms[version] for version in order]
+        return [self.arms[version] for version in by_share(self.route.weights) if version in self.arms]
 
     @property
     def primary(self) -> Arm:
