@@ -7,6 +7,8 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from manta.detached import detached
+
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -31,7 +33,7 @@ _background: set[asyncio.Task[None]] = set()
 
 def in_background(work: Coroutine[Any, Any, None]) -> None:
     """Do `work` whatever becomes of the request; it reports its own errors."""
-    task = asyncio.create_task(work)
+    task = detached(work)
     # The loop itself keeps no task alive.
     _background.add(task)
     task.add_done_callback(_background.discard)

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from coordinator.store.model_records import Book
 from manta.clock import Clock
+from manta.detached import detached
 from manta.errors import MantaError
 from manta.telemetry import get_logger
 from serve_app.models.arms import Routed, Routes, read_book
@@ -60,7 +61,7 @@ class RouteBook:
 
     def _begin(self) -> asyncio.Task[None]:
         """One question for all who ask it at a time."""
-        self._reading = asyncio.create_task(self._read())
+        self._reading = detached(self._read())
         return self._reading
 
     async def _read(self) -> None:

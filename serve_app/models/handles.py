@@ -15,6 +15,8 @@ from serve_app.models.deployment import DEPLOYMENT
 from serve_app.models.names import EMBEDDER_APP, model_app
 from tools.ray_calls import unwrap
 
+OWN_END_S = 0.5
+
 
 class ServeModel:
     """A `ChatModel` over the replicas of one version of a model."""
@@ -81,6 +83,9 @@ class ServeModel:
                 ended = chunk.usage is not None
                 yield chunk
         except (ray.exceptions.RayError, RayServeException) as error:
+            if isinstance(error, ray.exceptions.TaskCancelledError):
+                # Ray cancels the calls of a task a moment before the task itself: no failure of the replica's.
+                await asyncio.sleep(OWN_END_S)
             raise _translated(self._name, error) from None
         finally:
             if response is not None and not ended:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from coordinator.store.model_records import ArmTotals
 from manta.clock import Clock
+from manta.detached import detached
 from manta.errors import MantaError
 from manta.messages import Usage
 from manta.telemetry import get_logger
@@ -75,7 +76,7 @@ class Outcomes:
         self._totals[place] = added(before, outcome)
         self._untold.add(place)
         if self._telling is None or self._telling.done():
-            self._telling = asyncio.create_task(self._tell_soon())
+            self._telling = detached(self._tell_soon())
 
     async def _tell_soon(self) -> None:
         while self._untold:

@@ -124,10 +124,12 @@ async def pressed(model: str, callers: int, tokens: int, wanted: int) -> dict[st
     """
     ended: Counter[str] = Counter()
     enough = asyncio.Event()
+    number = itertools.count()
 
     async def caller() -> None:
         while not enough.is_set():
-            ended[await ask(model, tokens)] += 1
+            # Prompts that are alike would all go to one replica as long as it is not much busier.
+            ended[await ask(model, tokens, f"go {next(number)}")] += 1
 
     async def leaver() -> None:
         async with aclosing(served(model).stream(_request("bye", tokens * 100))) as chunks:

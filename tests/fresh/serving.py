@@ -1,12 +1,13 @@
 """Models and the gateway on a real Serve without the rest of the platform, in a process of its own.
 
-`python -m tests.fresh.serving SPEC` starts a Ray of its own and says `READY`. Each line that it then reads names a
-coroutine function of `tests.fresh.scenes` and its arguments as JSON; it answers with a line `ANSWER`, JSON again. It
-ends with its input, and its Ray with it.
+`python -m tests.fresh.serving SPEC` starts a Ray of its own and says `READY`. Each line that it then reads is a number,
+the name of a coroutine function of `tests.fresh.scenes` and its arguments, as JSON; it answers with a line `ANSWER`,
+the number and JSON again. It ends with its input, and its Ray with it.
 """
 
 import asyncio
 import functools
+import itertools
 import json
 import os
 import subprocess
@@ -31,13 +32,16 @@ class Serving:
         self.url = url
         self._process = process
         self._log = log
+        self._scenes = itertools.count()
 
     def play(self, scene: str, **arguments: Any) -> Any:
         """What the scene came to."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([scene, arguments]) + "\n")
+        number = next(self._scenes)
+        self._process.stdin.write(json.dumps([number, scene, arguments]) + "\n")
         self._process.stdin.flush()
-        return json.loads(self.read("ANSWER "))
+        # An earlier one whose test gave up may end meanwhile.
+        return json.loads(self.read(f"ANSWER {number} "))
 
     def read(self, word: str) -> str:
         assert self._process.stdout is not None
@@ -105,9 +109,9 @@ def main(spec_file: str) -> None:
         print("READY", flush=True)
         with asyncio.Runner() as runner:
             for line in sys.stdin:
-                scene, arguments = json.loads(line)
+                number, scene, arguments = json.loads(line)
                 answer = runner.run(_scene(scene)(**arguments))
-                print("ANSWER " + json.dumps(answer), flush=True)
+                print(f"ANSWER {number} " + json.dumps(answer), flush=True)
     finally:
         ray.shutdown()
 

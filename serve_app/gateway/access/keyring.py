@@ -9,6 +9,7 @@ from typing import Generic, TypeAlias, TypeVar
 from coordinator.api_keys import holds, read_key_text
 from coordinator.store.key_records import KeyOnFile
 from manta.clock import Clock
+from manta.detached import detached
 from manta.errors import Unauthorized, Unavailable
 
 FRESH_S = 5.0
@@ -88,7 +89,7 @@ class KeyRing:
         """One question for all who ask it at a time."""
         task = self._asked.get(key)
         if task is None:
-            task = self._asked[key] = asyncio.create_task(self._ask(key))
+            task = self._asked[key] = detached(self._ask(key))
             task.add_done_callback(lambda done: self._answered(key, done))
         return task
 

@@ -8,6 +8,7 @@ import ray
 import ray.exceptions
 
 from manta.clock import Clock, SystemClock
+from manta.detached import detached
 from serve_app.models.cache.shelf import Kept, Shelves
 from tools.ray_calls import NAMESPACE
 
@@ -113,7 +114,7 @@ class RayAnswers:
         if trouble is not None:
             raise trouble
         if self._handle is None and self._finding is None:
-            self._finding = asyncio.create_task(self._find())
+            self._finding = detached(self._find())
         return self._handle
 
     async def _find(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manta.clock import Clock, SystemClock
+from manta.detached import detached
 from manta.errors import MantaError
 from manta.ids import RunId
 from manta.messages import ChatChunk, ChatRequest, ModelInfo
@@ -138,7 +139,7 @@ class DomainModel:
         """Asked for once, by one for all; again only after it failed. Empty: it failed."""
         if not self._examples and self._clock.monotonic() >= self._quiet_until:
             if self._reading is None:
-                self._reading = asyncio.create_task(self._read())
+                self._reading = detached(self._read())
             await asyncio.shield(self._reading)
         return self._examples
 
