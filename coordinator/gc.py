@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from coordinator.store import Journal
 from coordinator.store.compaction import compact, journal_file
+from coordinator.store.journal import Journal
 from coordinator.store.library_records import Swept
 from coordinator.store.retention import BATCH, DAY_S
 from coordinator.stored_files import sweep_files

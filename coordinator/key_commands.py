@@ -11,7 +11,7 @@ import typer
 
 from coordinator.api_keys import DEFAULT_SCOPES
 from coordinator.opened import opened_journal
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from coordinator.store.key_records import KeyLimits, KeyRecord, KeyUsage, NewKey, Scope
 from coordinator.store.retention import DAY_S
 from manta.clock import SystemClock

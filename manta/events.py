@@ -9,6 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 from manta.ids import RunId, StepKey
 
+FINAL_STATES = frozenset({"success", "error", "timeout", "interrupted"})
+"""Statuses of a run to which nothing is added."""
+
 EventType: TypeAlias = Literal[
     "run_started",
     "run_resumed",

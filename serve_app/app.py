@@ -141,16 +141,18 @@ def _start_applications(composition: Composition, book: Book, *, serving: bool) 
 
 def _targets(composition: Composition, book: Book, *, serving: bool) -> list[RunTarget]:
     """The file's versions that answer, and the embedder. What else the registry wants, the keeper deploys."""
-    settings = composition.settings
+    settings, checkpoints = composition.settings, composition.checkpoints()
     targets = [
         RunTarget(
-            composition.model_application(version, there=serving),
+            checkpoints.application(version, there=serving),
             model_app(version.model, version.version),
             None,
         )
         for _, version in _versions(book)
     ]
-    embedder = embedder_application(composition.embedder(), settings.home, settings.log_level)
+    embedder = embedder_application(
+        checkpoints.embedder(settings.embedder), settings.home, settings.log_level
+    )
     return [*targets, RunTarget(embedder, EMBEDDER_APP, None)]
 
 
@@ -178,7 +180,7 @@ def _part_name(served: Served, version: ModelVersion) -> str:
 def _keeper(composition: Composition) -> None:
     """The keeper of models, or the one that is there, which goes by these settings from now on."""
     actor_class: Any = ray.remote(ModelKeeper)
-    registry, build = composition.registry(), composition.model_application
+    registry, build = composition.links().registry(), composition.checkpoints().application
     keeper = actor_class.options(
         name=KEEPER_ACTOR,
         namespace=NAMESPACE,

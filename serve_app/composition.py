@@ -4,31 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray import serve
-
 import coordinator
-from agents.actor import Coordinators, Relay
-from agents.context import LocalArtifacts
-from agents.host import HostParts
 from agents.hosting import Hosting
 from coordinator.graph_library import load_library
 from coordinator.key_check import check_keys
-from coordinator.store.model_records import ModelVersion
 from coordinator.submission import check_schemas
 from coordinator.webhook_post import signing_keys
-from manta.clock import SystemClock
-from manta.config import EMBEDDED, EmbedderSettings, ModelSettings, Settings
-from manta.errors import InvalidConfig, ModelLoadError
+from manta.config import Settings
+from manta.errors import InvalidConfig
 from manta.graph import Graph, Names, check_names
-from serve_app.coordinators import AnyCoordinator, coordinator_names
 from serve_app.gateway.deps import Platform
 from serve_app.gateway.guard import allowed_hosts
 from serve_app.gateway.hidden_graphs import with_hidden
-from serve_app.models.deployment import model_application
+from serve_app.links import Links
+from serve_app.models.checkpoints import Checkpoints
 from serve_app.models.handles import ServeEmbedder
 from serve_app.models.keeper import KEEPER_ACTOR
-from serve_app.models.platform_models import ServeModels
-from serve_app.models.registry import Registry
 from tools.actor import RemoteDocuments
 from tools.ray_calls import NamedActor
 
@@ -39,30 +30,20 @@ OUR_PACKAGES = ("agents", "coordinator", "manta", "serve_app", "tools")
 class Composition:
     settings: Settings
 
-    def registry(self) -> Registry:
-        return Registry(AnyCoordinator(coordinator_names(self.settings.coordinator)))
+    def links(self) -> Links:
+        return Links.of(self.settings)
 
-    def models(self) -> ServeModels:
-        return ServeModels(self.registry(), self.settings.default_model, self.settings.routers)
-
-    def host_parts(self) -> HostParts:
-        """Called in each agent's process."""
-        coordinators = Coordinators()
-        return HostParts(
-            models=self.models(),
-            documents=RemoteDocuments(),
-            artifacts=self.artifacts(),
-            call_log=coordinators.call_log,
-            watchers=Relay(coordinators, SystemClock().now),
-        )
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.settings.project, self.settings.log_level)
 
     def platform(self) -> Platform:
         """Called in each gateway replica."""
+        links = self.links()
         return Platform(
-            coordinator=AnyCoordinator(coordinator_names(self.settings.coordinator)),
+            coordinator=links.coordinator(),
             documents=RemoteDocuments(),
-            artifacts=self.artifacts(),
-            models=self.models(),
+            artifacts=links.artifacts(),
+            models=links.models(),
             keeper=NamedActor(KEEPER_ACTOR),
             embedder=ServeEmbedder(),
             default_model=self.settings.default_model,
@@ -76,9 +57,6 @@ class Composition:
         ours = allowed_hosts(server.host)
         return () if not ours or "*" in server.allowed_hosts else (*ours, *server.allowed_hosts)
 
-    def artifacts(self) -> LocalArtifacts:
-        return LocalArtifacts(self.settings.home / "artifacts")
-
     def hosting(self) -> Hosting:
         settings = self.settings
         return Hosting(
@@ -86,7 +64,7 @@ class Composition:
             tools=settings.tools,
             search=settings.search,
             sandbox=settings.sandbox,
-            connect=self.host_parts,
+            connect=self.links().host_parts,
             log_level=settings.log_level,
         )
 
@@ -115,35 +93,10 @@ class Composition:
         self.shipped_folder()
         signing_keys(self.settings.webhooks)
         check_keys(self.settings)
+        checkpoints = self.checkpoints()
         for name, model in self.settings.models.items():
-            self.model(name, model)
-        self.embedder()
-
-    def model_application(self, version: ModelVersion, *, there: bool = False) -> serve.Application:
-        """`there`: it was deployed before. Raises ModelLoadError: what it is to load is not there."""
-        model = self.model(version.model, ModelSettings.model_validate(version.settings))
-        return model_application(version.model, version.version, model, self.settings.log_level, there=there)
-
-    def model(self, name: str, model: ModelSettings) -> ModelSettings:
-        """A model's settings with its checkpoint's path made whole: replicas run elsewhere than here."""
-        local = self.settings.project / Path(model.source).expanduser()
-        if model.backend == "server" and local.exists():
-            return model.model_copy(update={"source": str(local)})
-        if model.backend != "torch" or model.source == EMBEDDED:
-            return model
-        return model.model_copy(update={"source": self._checkpoint(model.source, f"models.{name}.source")})
-
-    def embedder(self) -> EmbedderSettings:
-        embedder = self.settings.embedder
-        if embedder.source == EMBEDDED:
-            return embedder
-        return embedder.model_copy(update={"source": self._checkpoint(embedder.source, "embedder.source")})
-
-    def _checkpoint(self, source: str, key: str) -> str:
-        path = self.settings.project / Path(source).expanduser()
-        if not path.exists():
-            raise ModelLoadError(f"{key}: there is no file {path}", fix=f"check {key}")
-        return str(path)
+            checkpoints.model(name, model)
+        checkpoints.embedder(self.settings.embedder)
 
     def shipped_folder(self) -> dict[str, Any]:
         """The runtime environment that ships the folder of `manta.yaml`, when it names code of the user's own.

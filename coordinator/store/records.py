@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from manta.events import EventType
+from manta.events import FINAL_STATES, EventType
 from manta.ids import RunId, StepKey, Tenant, ThreadId
 from manta.messages import Budget, RecordedCall, Usage
-from manta.wire import FINAL_STATES
 
 RunStatus: TypeAlias = Literal["pending", "running", "waiting", "success", "error", "timeout", "interrupted"]
 """`waiting`: for a person; nothing of the run is in memory then. The last four are terminal."""

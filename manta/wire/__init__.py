@@ -4,11 +4,11 @@ The clients only send a `Call` and hand the response to `answer`. The calls are 
 `files`, `models` and `model_versions` beside this; here are the types that callers of a client meet.
 """
 
+from manta.events import FINAL_STATES
 from manta.wire.call import Call, answer, error_of, unreachable
 from manta.wire.model_comparison import Comparison
 from manta.wire.model_versions import Model, ModelRoute, ModelVersion
 from manta.wire.values import (
-    FINAL_STATES,
     Approval,
     ChatReply,
     CollectionInfo,

@@ -6,9 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from manta.errors import MantaError, error_from_json
+from manta.events import FINAL_STATES
 from manta.messages import Budget, Usage, from_json
-
-FINAL_STATES = frozenset({"success", "error", "timeout", "interrupted"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.api_keys import holds, read_key_text
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from manta.clock import SystemClock
 from tests.cli.test_gc import manta
 

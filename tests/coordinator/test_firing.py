@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.firing import RETRY_S, fire_due
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from coordinator.store.library_records import ScheduleRecord
 from coordinator.store.library_schema import schedules
 from manta.clock import ManualClock

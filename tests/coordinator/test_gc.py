@@ -12,7 +12,7 @@ import pytest
 from agents.context import LocalArtifacts
 from coordinator import gc
 from coordinator.gc import collect, told
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from coordinator.store.library_records import Swept
 from coordinator.store.retention import DAY_S
 from manta.clock import ManualClock, SystemClock

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.key_check import check_keys
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from manta.clock import ManualClock
 from manta.config import Settings, load_settings
 from manta.errors import InvalidConfig, StorageUnavailable

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from coordinator.store.library_records import WebhookRecord
 from coordinator.store.webhooks import LEASE_S
 from coordinator.webhook_post import Sender

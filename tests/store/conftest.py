@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from manta.clock import ManualClock
 from tests.store.support import Postgres, blank_journal, postgres_server
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from coordinator.store import Journal, RunChange, RunRecord
-from coordinator.store.records import Change, RunStatus, ThreadChange
+from coordinator.store.journal import Journal
+from coordinator.store.records import Change, RunChange, RunRecord, RunStatus, ThreadChange
 from manta.ids import ThreadId
 from tests.store.support import claimed
 

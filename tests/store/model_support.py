@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from coordinator.store.model_records import KeeperPlan, Route
 from manta.model_settings import ModelSettings
 

@@ -16,8 +16,9 @@ from typing import Any
 import psycopg
 from sqlalchemy import Connection, Engine, event
 
-from coordinator.store import EventDraft, Journal, NewRun, RunRecord, StepChange
 from coordinator.store.engine import open_storage
+from coordinator.store.journal import Journal
+from coordinator.store.records import EventDraft, NewRun, RunRecord, StepChange
 from coordinator.store.schema import metadata, sequences
 from manta.ids import RunId, StepKey, Tenant, new_run_id
 from manta.messages import CallIntent, CallOutcome, CallScope, Usage

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from coordinator.store import Journal, RunRecord
+from coordinator.store.journal import Journal
+from coordinator.store.records import RunRecord
 from manta.errors import BudgetExceeded
 from manta.ids import StepKey
 from manta.messages import Budget, CallIntent, Limit, Usage

@@ -2,7 +2,8 @@
 
 import pytest
 
-from coordinator.store import Journal, StepCall
+from coordinator.store.journal import Journal
+from coordinator.store.records import StepCall
 from manta.errors import Conflict, OutcomeUnknown, StaleEpoch, ToolError, Unavailable
 from manta.messages import RecordedCall, Usage
 from tests.store.support import STEP, at_work, claimed, done, intent, outcome, scope, started

@@ -6,7 +6,8 @@ import dataclasses
 import pytest
 from sqlalchemy import Engine, event
 
-from coordinator.store import EventDraft, Journal, RunChange, StepChange
+from coordinator.store.journal import Journal
+from coordinator.store.records import EventDraft, RunChange, StepChange
 from manta.clock import ManualClock
 from manta.errors import Conflict, InvalidInput, NotFound, StaleEpoch, StorageUnavailable
 from manta.ids import StepKey, new_run_id

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.store import Journal
 from coordinator.store.compaction import compact, journal_file
+from coordinator.store.journal import Journal
 from coordinator.store.retention import DAY_S
 from manta.clock import ManualClock
 from manta.config import RetentionSettings

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from manta.clock import ManualClock, SystemClock
 from manta.errors import StorageUnavailable
 from manta.ids import RunId
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 COMMITTER = """
 import asyncio, os, sys
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from manta.clock import SystemClock
 from tests.store.support import claimed, note
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.store import CallSettled, DecisionTaken, Journal, RunChange, RunRecord
+from coordinator.store.journal import Journal
+from coordinator.store.records import CallSettled, DecisionTaken, RunChange, RunRecord
 from manta.clock import ManualClock
 from manta.errors import Conflict, InvalidInput, NotFound, OutcomeUnknown, StaleEpoch
 from manta.ids import StepKey

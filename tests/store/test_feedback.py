@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from manta.clock import ManualClock
 from manta.errors import InvalidInput, NotFound
 from manta.ids import RunId, new_run_id

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coordinator.store import EventDraft, Journal, NewRun, RunChange, StepChange
+from coordinator.store.journal import Journal
+from coordinator.store.records import EventDraft, NewRun, RunChange, StepChange
 from manta.clock import ManualClock
 from manta.errors import Conflict, IdempotencyConflict, InvalidInput, MantaError, StaleEpoch
 from manta.ids import RunId, StepKey

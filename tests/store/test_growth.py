@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import ColumnElement, Table, Text, cast, create_engine, select
 
 from agents.request_deltas import shorten
-from coordinator.store import Journal, RunRecord
 from coordinator.store.engine import normalise_url
+from coordinator.store.journal import Journal
+from coordinator.store.records import RunRecord
 from coordinator.store.schema import tables_of_runs
 from manta.clock import ManualClock
 from manta.ids import RunId

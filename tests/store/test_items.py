@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from coordinator.store import Journal
 from coordinator.store.items import MAX_BYTES
+from coordinator.store.journal import Journal
 from coordinator.store.library_schema import item_labels
 from manta.clock import ManualClock
 from manta.errors import InvalidInput, NotFound

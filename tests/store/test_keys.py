@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import select, text
 
 from coordinator.api_keys import DEFAULT_SCOPES, digest, holds, read_key_text
-from coordinator.store import Journal, RunChange
 from coordinator.store.engine import open_storage
+from coordinator.store.journal import Journal
 from coordinator.store.key_records import KeyLimits, KeyUsage, Meter, NewKey, Spent
 from coordinator.store.key_schema import api_keys
 from coordinator.store.keys import any_key
 from coordinator.store.read_only import reading
+from coordinator.store.records import RunChange
 from manta.clock import ManualClock
 from manta.errors import Conflict, InvalidInput, NotFound
 from manta.messages import Usage

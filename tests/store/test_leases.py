@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from coordinator.store import Journal, RunChange
+from coordinator.store.journal import Journal
+from coordinator.store.records import RunChange
 from manta.clock import ManualClock
 from manta.errors import Conflict, InvalidInput, NotFound, StaleEpoch
 from manta.ids import ThreadId, new_run_id

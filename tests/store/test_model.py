@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from coordinator.store import DecisionTaken, EventDraft, Journal, RunChange, StepChange
-from coordinator.store.records import TERMINAL_STATUSES
+from coordinator.store.journal import Journal
+from coordinator.store.records import TERMINAL_STATUSES, DecisionTaken, EventDraft, RunChange, StepChange
 from manta.clock import ManualClock
 from manta.errors import Conflict, IdempotencyConflict, NotFound, ToolError
 from manta.ids import StepKey, Tenant

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from manta.clock import ManualClock
 from manta.errors import InvalidInput
 from tests.store.model_support import a_model, activated, deployed, settings, weights

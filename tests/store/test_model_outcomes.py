@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.experiments import Arm, Comparison
 from coordinator.routes import choose, sticky_key
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from coordinator.store.model_records import ArmTotals, Route
 from manta.clock import ManualClock
 from manta.errors import InvalidInput, NotFound

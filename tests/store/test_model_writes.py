@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from manta.clock import ManualClock
 from manta.errors import Conflict, IdempotencyConflict, InvalidInput, MantaError, NotFound
 from tests.store.model_support import a_model, activated, deployed, settings, weights

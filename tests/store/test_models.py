@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from manta.clock import ManualClock
 from manta.errors import Conflict, NotFound
 from tests.store.model_support import a_model, activated, deployed, settings, weights

@@ -7,7 +7,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from coordinator.store import EventDraft, Journal, RunChange, StepChange
+from coordinator.store.journal import Journal
+from coordinator.store.records import EventDraft, RunChange, StepChange
 from manta.clock import ManualClock
 from manta.errors import IdempotencyConflict, OutcomeUnknown
 from manta.graph import parse_graph

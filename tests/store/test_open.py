@@ -12,8 +12,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 
-from coordinator.store import Journal
 from coordinator.store.engine import normalise_url, open_storage
+from coordinator.store.journal import Journal
 from coordinator.store.schema import metadata
 from manta.clock import ManualClock
 from manta.errors import InvalidConfig, StorageUnavailable
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 OPEN_AND_WRITE = """
 import asyncio, sys
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from manta.clock import SystemClock
 from tests.store.support import a_run
 

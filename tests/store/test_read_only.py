@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import text
 
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from coordinator.store.read_only import reading
 from coordinator.store.reads import read_calls, read_steps
 from manta.errors import StorageUnavailable

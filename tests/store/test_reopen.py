@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from coordinator.store import Journal, RunChange, RunRecord, StepChange, ThreadChange
 from coordinator.store.engine import normalise_url
+from coordinator.store.journal import Journal
+from coordinator.store.records import RunChange, RunRecord, StepChange, ThreadChange
 from coordinator.store.schema import metadata
 from manta.clock import ManualClock
 from manta.errors import Conflict, NotFound, OutcomeUnknown, StaleEpoch, ToolError

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from coordinator.store import DecisionTaken, Journal, RunChange, RunRecord
+from coordinator.store.journal import Journal
 from coordinator.store.library_schema import schedules, thread_states
+from coordinator.store.records import DecisionTaken, RunChange, RunRecord
 from manta.clock import ManualClock
 from manta.errors import Conflict, IdempotencyConflict, NotFound
 from manta.ids import StepKey, ThreadId

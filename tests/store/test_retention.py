@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from sqlalchemy import extract, func, select
 
-from coordinator.store import EventDraft, Journal, RunChange, StepChange
+from coordinator.store.journal import Journal
 from coordinator.store.library_records import Swept
-from coordinator.store.records import ThreadChange
+from coordinator.store.records import EventDraft, RunChange, StepChange, ThreadChange
 from coordinator.store.retention import DAY_S
 from coordinator.store.schema import coordinators, graphs, metadata, runs, sequences, steps, writers
 from manta.clock import ManualClock

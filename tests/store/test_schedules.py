@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from manta.clock import ManualClock
 from manta.errors import InvalidInput, NotFound
 from manta.ids import new_run_id

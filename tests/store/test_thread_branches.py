@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coordinator.store import Journal
+from coordinator.store.journal import Journal
 from coordinator.store.library_schema import thread_messages
 from coordinator.store.records import ThreadChange
 from coordinator.store.thread_reads import spans

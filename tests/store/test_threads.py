@@ -5,9 +5,9 @@ import uuid
 
 import pytest
 
-from coordinator.store import Journal, RunChange
+from coordinator.store.journal import Journal
 from coordinator.store.library_schema import thread_labels, thread_messages, thread_states
-from coordinator.store.records import ThreadChange
+from coordinator.store.records import RunChange, ThreadChange
 from manta.clock import ManualClock
 from manta.errors import Conflict, InvalidInput, NotFound
 from manta.ids import ThreadId

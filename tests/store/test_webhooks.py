@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from coordinator.store import Journal, RunChange
+from coordinator.store.journal import Journal
+from coordinator.store.records import RunChange
 from coordinator.store.webhooks import LEASE_S
 from manta.clock import ManualClock
 from manta.errors import StaleEpoch
