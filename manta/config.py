@@ -138,7 +138,7 @@ class SandboxSettings(Section):
 def _built_in_agents() -> dict[str, AgentSettings]:
     return {
         "planner": AgentSettings(),
-        "research": AgentSettings(size=2),
+        "research": AgentSettings(),
         "analyst": AgentSettings(),
         "writer": AgentSettings(),
         "assistant": AgentSettings(),

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,14 @@ class EmbedderDeployment:
         from serve_app.backends.embedder import load_embedder
 
         self._embedder = load_embedder(settings, home)
+        # Of several threads each would keep a team of its own for torch, and memory for each.
+        self._thread = ThreadPoolExecutor(1, "embedder")
         self.embed_batch.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
 
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.005)
     async def embed_batch(self, texts: list[str]) -> list[tuple[list[float], int]]:
-        vectors, tokens = await asyncio.to_thread(self._embedder.encode_counted, texts)
+        loop = asyncio.get_running_loop()
+        vectors, tokens = await loop.run_in_executor(self._thread, self._embedder.encode_counted, texts)
         return list(zip(vectors.tolist(), tokens, strict=True))
 
     async def embed_counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:

@@ -75,8 +75,8 @@ def test_tokens_are_those_of_the_tokenizer_and_texts_share_passes():
     first = fresh.stats
     assert (first.texts, first.passes, first.tokens) == (len(TEXTS), 1, sum(tokens))
     fresh.encode(["word " * 600] * 40)
-    # 8192 tokens are one pass: 32 texts of 256.
-    assert (fresh.stats.texts, fresh.stats.passes) == (len(TEXTS) + 40, 3)
+    # 2048 tokens are one pass: 8 texts of 256.
+    assert (fresh.stats.texts, fresh.stats.passes) == (len(TEXTS) + 40, 6)
 
 
 def test_bfloat16_stays_close(embedder: SentenceEmbedder) -> None:
