@@ -51,10 +51,10 @@ POLITELY := nice -n 15
 # One after the other: a second Ray on this host takes the cores, and finds the port of Ray's job agent taken.
 test-live: setup-dev
 	@$(SHARED_CORES) $(BIN)/python -m pytest tests/live; shared=$$?; \
-	$(SHARED_CORES) $(BIN)/python -m pytest tests/fresh tests/cluster && exit $$shared
+	$(SHARED_CORES) $(BIN)/python -m pytest tests/serving tests/fresh tests/cluster && exit $$shared
 
 test-rooms: setup-dev ## The tests that start no Ray
-	@$(SHARED_CORES) OMP_NUM_THREADS=1 $(POLITELY) $(BIN)/python -m pytest --ignore tests/live --ignore tests/fresh --ignore tests/cluster
+	@$(SHARED_CORES) OMP_NUM_THREADS=1 $(POLITELY) $(BIN)/python -m pytest $(addprefix --ignore ,tests/live tests/serving tests/fresh tests/cluster)
 
 bench: setup-dev ## The benchmarks of docs/benchmarks.md; figures go to out/benchmarks
 	@mkdir -p out/benchmarks

@@ -12,7 +12,6 @@ from agents.actor import AgentActor
 from agents.bursts import pack, unpack
 from agents.hosting import Hosting
 from agents.places import HeldPlace, Places
-from agents.worker import BACKGROUND, WORKER
 from agents.workload import Results, TaskId
 from coordinator.dispatch import Member
 from coordinator.retry import AGENT_LOST
@@ -26,9 +25,6 @@ from tools.ray_calls import NAMESPACE, unwrap
 
 CALLS_AT_ONCE = 128
 """Of one actor: a call that waits for each coordinator, and short ones."""
-
-_LATE = (WORKER, BACKGROUND, "assistant")
-"""Pools that start with their first task."""
 
 T = TypeVar("T")
 
@@ -81,8 +77,8 @@ class RayRuntime:
         return await self._pool(task.agent).least_busy().perform(task)
 
     async def prewarm(self) -> None:
-        """Start the pools of the main job; the others take memory that many a machine never needs."""
-        pools = [self._pool(name) for name in self._hosting.agents if name not in _LATE]
+        """Start the pools that are meant to be there from the start."""
+        pools = [self._pool(name) for name, settings in self._hosting.agents.items() if settings.prewarm]
         await asyncio.gather(*(member.open() for pool in pools for member in pool.members))
 
     def _pool(self, agent: str) -> _Pool:

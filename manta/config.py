@@ -40,6 +40,8 @@ class AgentSettings(Section):
     use: ImportPath | Literal[""] = ""
     """Import path of the agent class; empty is the built-in of this name."""
     size: int = Field(1, ge=1, le=1000)
+    prewarm: bool = True
+    """Its actors start with the platform; otherwise with their first task."""
     num_cpus: float = Field(0.1, ge=0)
     num_gpus: float = Field(0, ge=0)
     resources: dict[str, float] = {}
@@ -82,6 +84,8 @@ class RaySettings(Section):
     num_gpus: int | None = None
     resources: dict[str, float] = {}
     object_store_mb: int = Field(150, ge=75)
+    dashboard: bool = True
+    """Without it there are no jobs (`manta batch`), and 300 MB of memory are free."""
     dashboard_port: int = Field(8265, ge=0, le=65535)
 
 
@@ -135,25 +139,36 @@ class SandboxSettings(Section):
     memory_mb: int = Field(1024, ge=128)
 
 
+EMBEDDED_MODEL = "smollm2"
+
+
 def _built_in_agents() -> dict[str, AgentSettings]:
     return {
         "planner": AgentSettings(),
         "research": AgentSettings(),
         "analyst": AgentSettings(),
         "writer": AgentSettings(),
-        "assistant": AgentSettings(),
+        # Those of the main job are there from the start; these take memory that many a machine never needs.
+        "assistant": AgentSettings(prewarm=False),
         # Its prompts wait for models most of the time.
-        "worker": AgentSettings(concurrency=16),
+        "worker": AgentSettings(concurrency=16, prewarm=False),
         # Waits for models for hours, and holds little meanwhile.
-        "background": AgentSettings(concurrency=128),
+        "background": AgentSettings(concurrency=128, prewarm=False),
     }
+
+
+def _with_embedded_model(models: dict[str, Any]) -> dict[str, Any]:
+    """The given models and the embedded one, unless it is given as null."""
+    if EMBEDDED_MODEL in models and models[EMBEDDED_MODEL] is None:
+        return {name: given for name, given in models.items() if name != EMBEDDED_MODEL}
+    return {EMBEDDED_MODEL: ModelSettings(), **models}
 
 
 class Settings(Section):
     """All of `manta.yaml`. Relative paths in it start from `project`, the folder it lies in."""
 
-    default_model: str = "smollm2"
-    models: dict[Name, ModelSettings] = {"smollm2": ModelSettings()}
+    default_model: str = EMBEDDED_MODEL
+    models: dict[Name, ModelSettings] = {EMBEDDED_MODEL: ModelSettings()}
     routers: dict[Name, RouterSettings] = {}
     embedder: EmbedderSettings = EmbedderSettings()
     agents: dict[Name, AgentSettings] = Field(default_factory=_built_in_agents)
@@ -182,10 +197,11 @@ class Settings(Section):
     def _merge_built_ins(cls, data: Any) -> Any:
         # A file that sets one agent or model keeps the others.
         if isinstance(data, dict):
-            for key, base in (("agents", _built_in_agents()), ("models", {"smollm2": ModelSettings()})):
-                given = data.get(key) or {}
-                if isinstance(given, dict):
-                    data = {**data, key: {**base, **given}}
+            agents, models = data.get("agents") or {}, data.get("models") or {}
+            if isinstance(agents, dict):
+                data = {**data, "agents": {**_built_in_agents(), **agents}}
+            if isinstance(models, dict):
+                data = {**data, "models": _with_embedded_model(models)}
         return data
 
     @model_validator(mode="after")

@@ -144,7 +144,10 @@ def _environment() -> dict[str, Any]:
 
 def _sdk(job: Job) -> Any:
     if not job.dashboard:
-        raise PlatformError("the platform has no Ray dashboard, which takes jobs", fix="manta down; manta up")
+        raise PlatformError(
+            "the platform has no Ray dashboard, which takes jobs",
+            fix="set ray.dashboard; manta down; manta up",
+        )
     try:
         from ray.job_submission import JobSubmissionClient
     except ImportError:

@@ -95,7 +95,7 @@ class Supervisor:
             num_gpus=settings.num_gpus,
             resources=settings.resources or None,
             object_store_memory=settings.object_store_mb << 20,
-            include_dashboard=True,
+            include_dashboard=settings.dashboard,
             dashboard_host="127.0.0.1",
             dashboard_port=_dashboard_port(settings.dashboard_port),
             _temp_dir=str(ray_folder(self._home)),

@@ -18,7 +18,7 @@ import pytest
 from manta.client import Client
 from manta.platform_process import stop
 from tests.cluster.test_head_start import MARK, _end_marked
-from tests.live.conftest import ROOT, LivePlatform, bring_up, eventually, make_platform
+from tests.live.conftest import ROOT, LivePlatform, bring_up, eventually, lean, make_platform
 
 TIMES = 3
 
@@ -104,17 +104,19 @@ def platform(
         (folder / name).write_text((ROOT / "tests/live/own" / name).read_text())
     made = make_platform(
         folder,
-        {
-            "ray": {"address": nodes.address, "dashboard_port": 0},
-            "models": {"slow": {"backend": "sleep", "step_s": [0.02, 0], "replicas": {"num_cpus": 0.05}}},
-            "agents": {
-                "talker": {"use": "probes:talker", "model": "slow"},
-                # Only on the nodes that may go.
-                "writer-of-notes": {"use": "probes:noter", "num_cpus": 0.05, "resources": {"far": 1}},
-            },
-            "tools": {"note": "probes:note"},
-            "graphs": {"notes": "notes.yaml"},
-        },
+        lean(
+            {
+                "ray": {"address": nodes.address, "dashboard_port": 0},
+                "models": {"slow": {"backend": "sleep", "step_s": [0.02, 0], "replicas": {"num_cpus": 0.05}}},
+                "agents": {
+                    "talker": {"use": "probes:talker", "model": "slow"},
+                    # Only on the nodes that may go.
+                    "writer-of-notes": {"use": "probes:noter", "num_cpus": 0.05, "resources": {"far": 1}},
+                },
+                "tools": {"note": "probes:note"},
+                "graphs": {"notes": "notes.yaml"},
+            }
+        ),
     )
     made = replace(made, ledger=Path(environment["MANTA_LEDGER"]))
     bring_up(made, **environment)

@@ -16,7 +16,7 @@ from coordinator.store.engine import normalise_url
 from coordinator.store.schema import runs as runs_table
 from manta.client import Client
 from manta.platform_process import running, stop
-from tests.live.conftest import ROOT, LivePlatform, bring_up, eventually, make_platform
+from tests.live.conftest import ROOT, LivePlatform, bring_up, eventually, lean, make_platform
 from tests.store.support import postgres_server
 
 FIRST, SECOND = "manta-coordinator", "manta-coordinator-1"
@@ -46,17 +46,19 @@ def platform(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         (folder / name).write_text((ROOT / "tests/live/own" / name).read_text())
     made = make_platform(
         folder,
-        {
-            "store_url": store_url,
-            "coordinator": {"replicas": 2, "lease_s": 4},
-            "models": {"slow": {"backend": "sleep", "step_s": [0.02, 0], "replicas": {"num_cpus": 0.05}}},
-            "agents": {
-                "talker": {"use": "probes:talker", "model": "slow"},
-                "writer-of-notes": {"use": "probes:noter", "concurrency": RUNS},
-            },
-            "tools": {"note": "probes:note"},
-            "graphs": {"notes": "notes.yaml"},
-        },
+        lean(
+            {
+                "store_url": store_url,
+                "coordinator": {"replicas": 2, "lease_s": 4},
+                "models": {"slow": {"backend": "sleep", "step_s": [0.02, 0], "replicas": {"num_cpus": 0.05}}},
+                "agents": {
+                    "talker": {"use": "probes:talker", "model": "slow"},
+                    "writer-of-notes": {"use": "probes:noter", "concurrency": RUNS},
+                },
+                "tools": {"note": "probes:note"},
+                "graphs": {"notes": "notes.yaml"},
+            }
+        ),
     )
     bring_up(made)
     yield made

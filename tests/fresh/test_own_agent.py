@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from tests.live.conftest import ROOT, free_port
 
 MANTA = Path(sys.executable).parent / "manta"
@@ -39,6 +41,9 @@ def test_the_example_runs_as_its_readme_says(tmp_path: Path):
     finally:
         down = manta("down", cwd=example, environment=environment)
     assert down.returncode == 0, down.stdout + down.stderr
+    assert not [
+        p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])
+    ]
     output = json.loads((tmp_path / "out/output.json").read_text())
     assert [slogan["topic"] for slogan in output["slogans"]] == ["a bakery", "a night train"]
     words = " ".join(slogan["slogan"] for slogan in output["slogans"]).split()

@@ -13,16 +13,14 @@ import yaml
 from manta.config import load_settings
 from manta.errors import PlatformError
 from manta.platform_process import running, start
-from tests.live.conftest import eventually, free_port, make_platform
+from tests.live.conftest import eventually, free_port, lean, make_platform
 
 MANTA = Path(sys.executable).parent / "manta"
 
 
 def up(folder: Path, port: int, **settings: object) -> subprocess.CompletedProcess[str]:
     config = folder / "manta.yaml"
-    config.write_text(
-        yaml.safe_dump({"home": str(folder / "home"), "ray": {"dashboard_port": 0}, **settings})
-    )
+    config.write_text(yaml.safe_dump({"home": str(folder / "home"), "ray": {"dashboard": False}, **settings}))
     command = [MANTA, "--config", str(config), "up", "--port", str(port)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
 
@@ -63,7 +61,9 @@ def test_what_is_wrong_with_the_settings_is_said_before_anything_starts(
 
 def test_a_broken_model_file_fails_the_start_and_leaves_nothing(tmp_path: Path):
     (tmp_path / "noise.gguf").write_bytes(os.urandom(100_000))
-    done = up(tmp_path, free_port(), models={"m": {"source": "noise.gguf"}}, default_model="m")
+    done = up(
+        tmp_path, free_port(), models={"m": {"source": "noise.gguf"}, "smollm2": None}, default_model="m"
+    )
     assert error_of(done).startswith("error: model_load_error")
     assert not [
         p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])
@@ -71,7 +71,7 @@ def test_a_broken_model_file_fails_the_start_and_leaves_nothing(tmp_path: Path):
 
 
 def test_a_stop_in_the_middle_of_the_start_leaves_nothing(tmp_path: Path):
-    made = make_platform(tmp_path, {})
+    made = make_platform(tmp_path, lean({"models": {"m": {"backend": "sleep"}}}))
     command = [sys.executable, "-m", "serve_app", "up", "--config", str(made.config)]
     command += ["--port", str(made.settings.server.port)]
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -73,6 +73,24 @@ def eventually(condition: Callable[[], object], what: str, patience_s: float = P
         time.sleep(0.1)
 
 
+def lean(extra: Mapping[str, object]) -> dict[str, object]:
+    """These settings without what a start need not wait for: the embedded model, the agents of the main job, the
+    dashboard.
+
+    Args:
+        extra: has `models`, of which the first is the default one.
+    """
+    models, agents, ray = (dict(extra.get(key, {})) for key in ("models", "agents", "ray"))  # type: ignore[call-overload]
+    late = {name: {"prewarm": False} for name in ("planner", "research", "analyst", "writer")}
+    return {
+        **extra,
+        "default_model": next(iter(models)),
+        "models": {**models, "smollm2": None},
+        "agents": {**late, **agents},
+        "ray": {"dashboard": False, "dashboard_port": 0, **ray},
+    }
+
+
 def make_platform(folder: Path, extra: Mapping[str, object], port: int = 0) -> LivePlatform:
     """Settings and folders of a platform that is not started yet."""
     folder.mkdir(parents=True, exist_ok=True)

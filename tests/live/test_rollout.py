@@ -1,5 +1,6 @@
 """A model is replaced, split and rolled back while streams go on: none fails, none is cut."""
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ import httpx
 import psutil
 import pytest
 
+from serve_app.supervisor import ray_folder
 from tests.live.conftest import LivePlatform, eventually
 
 MODEL = "rolled"
@@ -210,3 +212,16 @@ def test_equal_requests_are_answered_by_what_was_kept(platform: LivePlatform, ht
     assert ask("one")["choices"] == first["choices"]
     assert ask("three")["choices"]
     assert served() == 3
+    looks = "ray_manta_cache_looks_total"
+    eventually(lambda: scraped(platform, looks, result="hit") >= 2, "hits at the endpoint for Prometheus")
+    assert scraped(platform, looks, result="miss") >= 3
+
+
+def scraped(platform: LivePlatform, name: str, **labels: str) -> float:
+    """The counter's sum over all that Ray lists for Prometheus."""
+    listed = json.loads((ray_folder(platform.home) / "prom_metrics_service_discovery.json").read_text())
+    addresses = [address for group in listed for address in group["targets"]]
+    text = "".join(httpx.get(f"http://{address}/metrics", timeout=30).text for address in addresses)
+    lines = [line for line in text.splitlines() if line.startswith(name + "{")]
+    wanted = [line for line in lines if all(f'{key}="{value}"' in line for key, value in labels.items())]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in wanted)

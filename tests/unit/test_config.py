@@ -42,6 +42,18 @@ def test_one_agent_or_model_keeps_the_others(tmp_path: Path):
     assert settings.project == tmp_path
 
 
+def test_null_takes_the_embedded_model_away(tmp_path: Path):
+    path = tmp_path / "manta.yaml"
+    path.write_text("default_model: m\nmodels: {smollm2: null, m: {backend: sleep}}\n")
+    assert load_settings(path, {}).models.keys() == {"m"}
+    path.write_text("models: {smollm2: null, m: {backend: sleep}}\n")
+    with pytest.raises(InvalidConfig, match="'smollm2' is not among models: m"):
+        load_settings(path, {})
+    path.write_text("models: {m: null}\n")
+    with pytest.raises(InvalidConfig, match=r"models\.m"):
+        load_settings(path, {})
+
+
 def test_models_may_have_a_file_of_their_own(tmp_path: Path):
     path = write(tmp_path, "models: {m: {backend: sleep}}")
     (tmp_path / "models.yaml").write_text("n: {backend: sleep}")

@@ -1,8 +1,8 @@
 """Models and the gateway on a real Serve without the rest of the platform, in a process of its own.
 
-`python -m tests.fresh.serving SPEC` starts a Ray of its own and says `READY`. Each line that it then reads is a number,
-the name of a coroutine function of `tests.fresh.scenes` and its arguments, as JSON; it answers with a line `ANSWER`,
-the number and JSON again. It ends with its input, and its Ray with it.
+`python -m tests.serving.process SPEC` starts a Ray of its own and says `READY`. Each line that it then reads is a
+number, the name of a coroutine function of `tests.serving.scenes` and its arguments, as JSON; it answers with a line
+`ANSWER`, the number and JSON again. It ends with its input, and its Ray with it.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ def serving(folder: Path, models: Mapping[str, Mapping[str, Any]]) -> Iterator[S
     log = folder / "log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fresh.serving", str(spec)],
+            [sys.executable, "-m", "tests.serving.process", str(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -117,7 +117,7 @@ def main(spec_file: str) -> None:
 
 
 def _scene(name: str) -> Callable[..., Any]:
-    from tests.fresh import scenes
+    from tests.serving import scenes
 
     scene: Callable[..., Any] = getattr(scenes, name)
     return scene
@@ -131,7 +131,7 @@ def _deploy(models: Mapping[str, Mapping[str, Any]]) -> None:
     from serve_app.gateway.app import gateway_application
     from serve_app.models.deployment import model_application
     from serve_app.models.names import model_app
-    from tests.fresh.scenes import connect
+    from tests.serving.scenes import connect
 
     settings = {
         name: ModelSettings.model_validate({"backend": "sleep", **given}) for name, given in models.items()

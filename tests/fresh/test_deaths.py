@@ -1,4 +1,8 @@
-"""Faults on a platform of its own: replicas, the coordinator, everything; an approval and a budget outlast them."""
+"""Deaths on a platform of its own: replicas, the coordinator, everything, Ray's control service.
+
+The tests are acts of one play, in this order: a platform takes half a minute to come up, so that only the death of
+everything is followed by another start.
+"""
 
 import contextlib
 from collections import Counter
@@ -12,7 +16,8 @@ import yaml
 from manta.client import Client
 from manta.errors import BudgetExceeded, Conflict
 from manta.platform_process import running, stop
-from tests.live.conftest import ROOT, LivePlatform, bring_up, eventually, make_platform
+from tests.live.conftest import ROOT, LivePlatform, bring_up, eventually, lean, make_platform
+from tests.live.kills import begin, check, wait_for_effects
 
 TIMES = 2
 ACTIVE = 20
@@ -39,22 +44,30 @@ def own_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatf
     )
     made = make_platform(
         folder,
-        {
-            "models": {
-                "slow": {"backend": "sleep", "step_s": [0.05, 0.0], "replicas": REPLICAS},
-                # Its first token takes longer than finding and killing its process.
-                "late": {"backend": "sleep", "step_s": [4.0, 0.0], "replicas": REPLICAS},
-            },
-            "agents": {
-                "talker": {"use": "probes:talker", "model": "slow"},
-                "late-talker": {"use": "probes:talker", "model": "late"},
-                "writer-of-notes": {"use": "probes:noter", "concurrency": ACTIVE},
-            },
-            "tools": {"note": "probes:note"},
-            "graphs": {"notes": "notes.yaml", "talk": "talk.yaml", "late": "late.yaml", "ask": "ask.yaml"},
-        },
+        lean(
+            {
+                "models": {
+                    "slow": {"backend": "sleep", "step_s": [0.05, 0.0], "replicas": REPLICAS},
+                    # Its first token takes longer than finding and killing its process.
+                    "late": {"backend": "sleep", "step_s": [4.0, 0.0], "replicas": REPLICAS},
+                },
+                "agents": {
+                    "talker": {"use": "probes:talker", "model": "slow"},
+                    "late-talker": {"use": "probes:talker", "model": "late"},
+                    "writer-of-notes": {"use": "probes:noter", "concurrency": ACTIVE},
+                },
+                "tools": {"note": "probes:note"},
+                "graphs": {
+                    "notes": "notes.yaml",
+                    "talk": "talk.yaml",
+                    "late": "late.yaml",
+                    "ask": "ask.yaml",
+                },
+            }
+        ),
     )
-    bring_up(made)
+    # Whoever sends a first token first dies of it, once in all.
+    bring_up(made, MANTA_KILL_AT="replica.first_token:1", MANTA_KILL_ONCE=str(folder / "once"))
     yield made
     stop(made.home)
 
@@ -86,6 +99,13 @@ def kill_everything(platform: LivePlatform) -> None:
 def is_gapless(client: Client, run: str) -> bool:
     seen = [event.seq for event in client.stream(run) if event.seq]
     return seen == list(range(1, len(seen) + 1))
+
+
+def test_a_replica_dies_at_its_first_token(own_platform: LivePlatform, client: Client, tmp_path: Path):
+    """The named kill point in the replica, met in a live platform; the run goes on with a new replica."""
+    (tmp_path / "gate").touch()
+    check(own_platform, client, begin(client, tmp_path / "gate"), in_flight=1)
+    assert (own_platform.home.parent / "once").exists()
 
 
 def test_a_replica_dies_before_its_first_byte(own_platform: LivePlatform, client: Client):
@@ -149,23 +169,47 @@ def test_the_coordinator_dies_while_twenty_runs_are_active(
         assert is_gapless(client, run)
 
 
-def test_an_approval_survives_the_death_of_everything(own_platform: LivePlatform):
+def test_what_waits_and_what_works_outlive_the_death_of_everything(
+    own_platform: LivePlatform, tmp_path: Path
+):
     with own_platform.client() as client:
-        run = client.submit("ask", {}).id
-        eventually(lambda: client.get(run).status == "waiting", "the question")
+        asks = client.submit("ask", {}).id
+        works = begin(client, tmp_path / "gate")
+        wait_for_effects(own_platform, client, works)
+        eventually(lambda: client.get(asks).status == "waiting", "the question")
     kill_everything(own_platform)
+    (tmp_path / "gate").touch()
     bring_up(own_platform)
     with own_platform.client() as client:
-        assert client.get(run).status == "waiting"
-        assert run in [approval.run_id for approval in client.approvals()]
-        client.approve(run, comment="go")
-        # An answer that is sent twice is one answer.
-        client.approve(run, comment="go")
-        ended = client.wait(run, timeout=120)
-        assert ended.run.status == "success", ended.run.error
-        assert ended.output["text"] == "approved"
-        with pytest.raises(Conflict):
-            client.reject(run)
-        assert is_gapless(client, run)
-    effects = Counter(line["number"] for line in own_platform.notes("tool", run))
+        check(own_platform, client, works)
+        assert [event.type for event in client.stream(works)].count("run_resumed") == 1
+        _approved(own_platform, client, asks)
+
+
+def _approved(platform: LivePlatform, client: Client, run: str) -> None:
+    assert client.get(run).status == "waiting"
+    assert run in [approval.run_id for approval in client.approvals()]
+    client.approve(run, comment="go")
+    # An answer that is sent twice is one answer.
+    client.approve(run, comment="go")
+    ended = client.wait(run, timeout=120)
+    assert ended.run.status == "success", ended.run.error
+    assert ended.output["text"] == "approved"
+    with pytest.raises(Conflict):
+        client.reject(run)
+    assert is_gapless(client, run)
+    effects = Counter(line["number"] for line in platform.notes("tool", run))
     assert effects == dict.fromkeys(range(TIMES), 1)
+
+
+def test_ray_s_control_service_dies_and_nothing_is_left(own_platform: LivePlatform):
+    info = running(own_platform.home)
+    assert info is not None
+    supervisor = psutil.Process(info.pid)
+    family = supervisor.children(recursive=True)
+    next(p for p in family if p.name() == "gcs_server").kill()
+    supervisor.wait(120)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+    assert running(own_platform.home) is None
+    assert "ray_died" in (own_platform.home / "logs/supervisor.log").read_text()

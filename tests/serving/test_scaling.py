@@ -1,10 +1,8 @@
 """Replicas follow the load and nothing fails by it: on real Serve, with an engine that sleeps a fitted step time."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.fresh.serving import Serving, serving
+from tests.serving.process import Serving
 
 QUICK = {"num_cpus": 0.05, "upscale_delay_s": 1, "downscale_delay_s": 2}
 MODELS = {
@@ -18,12 +16,6 @@ MODELS = {
 
 # Several replicas start one after the other on cores that others use too.
 pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("scaling"), MODELS) as made:
-        yield made
 
 
 def test_one_to_three_and_back_with_nothing_failed(there: Serving):

@@ -1,11 +1,8 @@
 """Calls meet the KV that is kept of them, on real Serve: counted by a model of a prefix cache in each replica."""
 
-from collections.abc import Iterator
-
 import httpx
-import pytest
 
-from tests.fresh.serving import Serving, serving
+from tests.serving.process import Serving
 
 RUNS, CALLS = 8, 10
 REPLICAS = {"min": 3, "max": 3, "num_cpus": 0.05, "affinity_slack": RUNS}
@@ -13,12 +10,6 @@ MODELS = {
     "affine": {"step_s": [0.005, 0], "replicas": REPLICAS},
     "even": {"step_s": [0.005, 0], "replicas": {**REPLICAS, "routing": "balanced"}},
 }
-
-
-@pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("affinity"), MODELS) as made:
-        yield made
 
 
 def test_all_that_a_run_has_sent_before_is_in_its_replica(there: Serving):

@@ -2,14 +2,12 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import pytest
 
-from tests.fresh.scenes import BATCH
-from tests.fresh.serving import Serving, serving
+from tests.serving.process import Serving
+from tests.serving.scenes import BATCH
 
 ONGOING, QUEUED = 6, 6
 TOKENS = 5
@@ -18,12 +16,6 @@ KNEE = BATCH / (TOKENS * STEP_S)
 """Answers a second, at most."""
 LIMITS = {"max_ongoing": ONGOING, "max_queued": QUEUED, "target_ongoing": BATCH, "num_cpus": 0.05}
 MODELS = {"full": {"step_s": [STEP_S, 0], "max_batch": BATCH, "replicas": LIMITS}}
-
-
-@pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("overload"), MODELS) as made:
-        yield made
 
 
 def test_goodput_stays_at_three_times_the_knee(there: Serving):

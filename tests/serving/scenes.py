@@ -1,4 +1,4 @@
-"""What is played in the process of `tests.fresh.serving`, and the parts of its gateway."""
+"""What is played in the process of `tests.serving.process`, and the parts of its gateway."""
 
 import asyncio
 import dataclasses
