@@ -32,6 +32,7 @@ class Readiness(TypedDict):
     components: dict[str, ComponentJson]
 
 
+@router.get("/health", description="As `/healthz`, where clients of inference servers look for it.")
 @router.get("/healthz")
 async def healthz() -> Alive:
     return {"status": "ok"}

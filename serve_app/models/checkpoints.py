@@ -10,6 +10,8 @@ from manta.config import EMBEDDED, EmbedderSettings, ModelSettings
 from manta.errors import ModelLoadError
 from serve_app.models.deployment import model_application
 
+GGUF_MAGIC = b"GGUF"
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
@@ -42,4 +44,13 @@ class Checkpoints:
         path = self.project / Path(source).expanduser()
         if not path.exists():
             raise ModelLoadError(f"{key}: there is no file {path}", fix=f"check {key}")
+        if path.suffix == ".gguf" and not _begins_with(path, GGUF_MAGIC):
+            raise ModelLoadError(
+                f"{key}: {path} is no GGUF file", fix="it may not have arrived whole: fetch it again"
+            )
         return str(path)
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic

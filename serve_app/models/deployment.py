@@ -163,6 +163,8 @@ def _options(replicas: ReplicaSettings) -> dict[str, Any]:
         **placement(replicas),
         "graceful_shutdown_timeout_s": LONGEST_GENERATION_S,
         "health_check_period_s": 5,
+        # Once more, for what is not the model's fault; a model that cannot be loaded is to be known soon.
+        "max_constructor_retry_count": 2,
     }
 
 

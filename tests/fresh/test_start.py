@@ -13,6 +13,7 @@ import yaml
 from manta.config import load_settings
 from manta.errors import PlatformError
 from manta.platform_process import running, start
+from serve_app.models.checkpoints import GGUF_MAGIC
 from tests.live.conftest import eventually, free_port, lean, make_platform
 
 MANTA = Path(sys.executable).parent / "manta"
@@ -60,7 +61,7 @@ def test_what_is_wrong_with_the_settings_is_said_before_anything_starts(
 
 
 def test_a_broken_model_file_fails_the_start_and_leaves_nothing(tmp_path: Path):
-    (tmp_path / "noise.gguf").write_bytes(os.urandom(100_000))
+    (tmp_path / "noise.gguf").write_bytes(GGUF_MAGIC + os.urandom(100_000))
     done = up(
         tmp_path, free_port(), models={"m": {"source": "noise.gguf"}, "smollm2": None}, default_model="m"
     )

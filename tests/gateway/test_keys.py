@@ -75,7 +75,7 @@ async def test_two_headers_are_no_key(gate: Guarded):
 
 
 async def test_health_and_the_page_need_no_key(gate: Guarded):
-    for path in ("/healthz", "/readyz", "/"):
+    for path in ("/healthz", "/health", "/readyz", "/"):
         assert (await gate.ask(None, "GET", path)).status_code == 200
     for path in ("/openapi.json", "/graphs", "/v1/models", "/files/" + "0" * 64):
         assert (await gate.ask(None, "GET", path)).status_code == 401

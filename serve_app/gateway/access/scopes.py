@@ -9,7 +9,7 @@ from serve_app.gateway.guard import SAFE_METHODS
 Need: TypeAlias = Scope | Literal["nothing", "key"]
 """`nothing`: not even a key; `key`: any that holds."""
 
-_OPEN = re.compile(r"/|/healthz|/readyz")
+_OPEN = re.compile(r"/|/healthz?|/readyz")
 _FOR_ANY_KEY = re.compile(r"/openapi\.json|/v1/models(/.*)?|/models(/.*)?")
 _CHAT = re.compile(r"/v1(/.*)?")
 _KEPT = re.compile(r"/v1/(batches|files)(/.*)?|/v1/responses/.+")
