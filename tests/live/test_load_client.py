@@ -19,7 +19,9 @@ REQUESTS, STREAMS, TOKENS = 24, 4, 8
 @pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
 def test_guidellm_measures_the_gateway(platform: LivePlatform, tmp_path: Path, route: str):
     prompts = tmp_path / "prompts.jsonl"
-    asked = [{"prompt": f"Question {n}: what is a tide?", "output_tokens_count": TOKENS} for n in range(REQUESTS)]
+    asked = [
+        {"prompt": f"Question {n}: what is a tide?", "output_tokens_count": TOKENS} for n in range(REQUESTS)
+    ]
     prompts.write_text("\n".join(map(json.dumps, asked)))
     report = tmp_path / "report.json"
     command = [str(GUIDELLM), "run", "--disable-console"]
