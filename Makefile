@@ -12,7 +12,7 @@ define pip-install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-live test-rooms bench soak chaos check format constraints clean
+.PHONY: help setup setup-dev demo test test-live test-rooms bench soak guidellm chaos check format constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -72,6 +72,11 @@ soak: setup-dev ## 10 minutes at 70 % of the knee (SECONDS=n, SEED=n, PRICE=n of
 	@$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),600) --json out/benchmarks/soak.json \
 		$(if $(SEED),--seed $(SEED)) $(if $(PRICE),--price-per-hour $(PRICE))
 
+guidellm: setup-dev ## guidellm, a load client with dependencies of its own, against a live platform
+	@test -x .guidellm/bin/guidellm || { $(PYTHON) -m venv .guidellm && \
+		.guidellm/bin/python -m pip --disable-pip-version-check install --quiet guidellm==0.8.1; }
+	@GUIDELLM=.guidellm/bin/guidellm $(BIN)/python -m pytest tests/live/test_load_client.py
+
 chaos: setup-dev ## Random kills of everything for ROUNDS rounds (SEED=n repeats one); takes long
 	@$(BIN)/python -m pytest -m long tests
 	@$(BIN)/python -m tests.faults.chaos --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))
@@ -90,4 +95,4 @@ constraints: setup-dev ## Write the installed versions to constraints.txt
 	@$(BIN)/python scripts/write_constraints.py
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .guidellm out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -10,7 +10,7 @@ import pytest
 
 from tests.live.conftest import LivePlatform
 
-# Its dependencies are not ours: it has an environment of its own, made by `make guidellm`.
+# Its dependencies are not ours: it has an environment of its own, made by `make guidellm`, which runs this.
 GUIDELLM = os.environ.get("GUIDELLM") or shutil.which("guidellm")
 REQUESTS, STREAMS, TOKENS = 24, 4, 8
 
@@ -33,4 +33,15 @@ def test_guidellm_measures_the_gateway(platform: LivePlatform, tmp_path: Path, r
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    print(report.read_text()[:3000])
+    (benchmark,) = json.loads(report.read_text())["benchmarks"]
+    metrics = benchmark["metrics"]
+    assert metrics["request_totals"] == {
+        "successful": REQUESTS,
+        "errored": 0,
+        "incomplete": 0,
+        "total": REQUESTS,
+    }
+    assert metrics["output_token_count"]["successful"]["mean"] == TOKENS
+    assert metrics["prompt_token_count"]["successful"]["mean"] > 0
+    # Each token of each stream came by itself.
+    assert metrics["inter_token_latency_ms"]["successful"]["count"] == REQUESTS * (TOKENS - 1)
