@@ -1,10 +1,15 @@
 """The weights of a model as its forward pass takes them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 from serve_app.engine.linear import Product
+
+Lookup: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""Rows [tokens, hidden] by token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +28,13 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class ModelWeights:
-    """`scoring`: the head's rows, for exact scores. `turns` [context, head_dim / 2]: each position's rotation, as
-    complex numbers.
+    """`scoring`: the head's rows, for exact scores where products are rounded. `turns` [context, head_dim / 2]: each
+    position's rotation, as complex numbers.
     """
 
-    embedding: torch.Tensor
+    embedding: Lookup
     layers: tuple[LayerWeights, ...]
     norm: torch.Tensor
     head: Product
-    scoring: torch.Tensor
+    scoring: torch.Tensor | None
     turns: torch.Tensor

@@ -4,12 +4,15 @@ Each tensor is read, cast into its place and dropped, so the peak is the model p
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 
 from manta.errors import InvalidConfig, ModelLoadError
 from serve_app.engine.checkpoint import Checkpoint
-from serve_app.engine.layers import LayerWeights, ModelWeights
+from serve_app.engine.heap import give_back
+from serve_app.engine.layers import LayerWeights, Lookup, ModelWeights
 from serve_app.engine.linear import (
     Float16Linear,
     Int4Linear,
@@ -21,7 +24,7 @@ from serve_app.engine.linear import (
 )
 from serve_app.engine.model import Transformer
 from serve_app.engine.native.build import library
-from serve_app.engine.native.product import NativeInt8Linear, fits
+from serve_app.engine.native.product import NativeInt8Linear, NativeLinear, fits, fits_int8
 from serve_app.engine.native.step import NativeStep, all_native
 from serve_app.engine.rope import rope_table, side_by_side
 
@@ -51,7 +54,7 @@ def choose_kinds(quantize: str) -> Kinds:
     """Raises InvalidConfig for a name that is not known."""
     match quantize:
         case "none":
-            return Kinds(Linear, Linear, Linear)
+            return Kinds(_plain, _plain, _plain)
         case "int8":
             return Kinds(_int8, _int8, _int8)
         case "int4":
@@ -66,10 +69,13 @@ def _int4(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
 
 
 def _int8(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    kernels = library()
-    if kernels is None or not fits(weight):
-        return Int8Linear(weight, bias)
-    return NativeInt8Linear(kernels, weight, bias)
+    kernels = library() if fits_int8(weight) else None
+    return Int8Linear(weight, bias) if kernels is None else NativeInt8Linear(kernels, weight, bias)
+
+
+def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    kernels = library() if fits(weight) else None
+    return Linear(weight, bias) if kernels is None else NativeLinear(kernels, weight, bias)
 
 
 def choose_device(name: str) -> torch.device:
@@ -117,21 +123,29 @@ def load_model(
     kinds = choose_kinds(quantize)
     assembly = _Assembly(checkpoint, dtype, device, kinds)
     spec = checkpoint.spec
-    embedding = assembly.stack([("model.embed_tokens.weight", spec.vocab_size)], spec.hidden)
-    scoring = embedding if spec.tied else assembly.stack([("lm_head.weight", spec.vocab_size)], spec.hidden)
+    table = assembly.stack([("model.embed_tokens.weight", spec.vocab_size)], spec.hidden)
+    scoring = table if spec.tied else assembly.stack([("lm_head.weight", spec.vocab_size)], spec.hidden)
     factors = checkpoint.read("rope_freqs.weight") if checkpoint.has("rope_freqs.weight") else None
     head = kinds.head(scoring, None)
     if quantize != "none":
         # The head has its own narrow copy; these rows are only looked up.
-        embedding = scoring = embedding.half()
+        table = table.half()
+    exact = None if dtype == torch.float32 else scoring
+    # The head's packed rows serve as the table too: it may be as large as all the layers.
+    embedding: Lookup = partial(F.embedding, weight=table)
+    if spec.tied and isinstance(head, NativeLinear):
+        embedding = head.rows
+    del table, scoring
     weights = ModelWeights(
         embedding=embedding,
         layers=tuple(assembly.layer(index) for index in range(spec.layers)),
         norm=assembly.vector("model.norm.weight", spec.hidden),
         head=head,
-        scoring=scoring,
+        scoring=exact,
         turns=rope_table(spec, context, factors).to(device),
     )
+    # Packing leaves as much free memory behind as a few tensors take.
+    give_back()
     kernels = library() if all_native(weights) else None
     return Transformer(spec, weights, dtype, None if kernels is None else NativeStep(kernels, spec, weights))
 

@@ -69,7 +69,7 @@ class Transformer:
     ) -> None:
         self.spec = spec
         self.weights = weights
-        self.device = weights.embedding.device
+        self.device = weights.norm.device
         self.dtype = dtype
         self.native = native
 
@@ -85,7 +85,7 @@ class Transformer:
         ordered = [segments[index] for index in order]
         step = self._lay_out(ordered, cache)
         ids = [token for segment in ordered for token in segment.tokens]
-        hidden = F.embedding(torch.tensor(ids, device=self.device), self.weights.embedding).float()
+        hidden = self.weights.embedding(torch.tensor(ids, device=self.device)).float()
         for index, layer in enumerate(self.weights.layers):
             hidden = self._attend(layer, index, hidden, step)
             gate, up = layer.gate_up(self._norm(hidden, layer.post_norm)).chunk(2, dim=-1)
@@ -158,10 +158,11 @@ class Transformer:
         """float32 logits. bfloat16 products tie among the best few, so those are computed again exactly."""
         last = self._norm_exact(hidden, self.weights.norm)
         logits = self.weights.head(last.to(self.dtype)).float()
-        if self.dtype == torch.float32:
+        scoring = self.weights.scoring
+        if scoring is None:
             return logits
         best = logits.topk(min(_RESCORED, logits.shape[-1]), dim=-1).indices
-        exact = torch.einsum("nkh,nh->nk", self.weights.scoring[best].float(), last)
+        exact = torch.einsum("nkh,nh->nk", scoring[best].float(), last)
         return logits.scatter_(1, best, exact)
 
     def _norm(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

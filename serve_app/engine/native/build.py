@@ -17,6 +17,7 @@ from manta.environment import cache_folder, wanted_compiler
 from serve_app.engine.native.product import multiplies_rightly
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
+_SOURCES = (_SOURCE, _SOURCE.with_name("products.hpp"))
 _COMPILERS = ("g++", "clang++", "c++")
 _COMPILE = (
     "-O3",
@@ -48,7 +49,7 @@ def library() -> CDLL | None:
             if multiplies_rightly(kernels):
                 return kernels
             missing = "they multiply wrongly on this processor"
-    _log.info("int8 weights go without compiled kernels, at a lower speed: %s", missing)
+    _log.info("the engine goes without compiled kernels, at a lower speed: %s", missing)
     return None
 
 
@@ -88,7 +89,8 @@ def _compiler() -> str | None:
 
 def _fingerprint(compiler: str) -> str:
     version = _run(compiler, "--version")
-    parts = (_SOURCE.read_bytes(), *(text.encode() for text in (version, _processor(), " ".join(_COMPILE))))
+    sources = (path.read_bytes() for path in _SOURCES)
+    parts = (*sources, *(text.encode() for text in (version, _processor(), " ".join(_COMPILE))))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

@@ -1,30 +1,20 @@
-// A step of the Llama and Qwen families on a CPU, with weights in 8 bits and everything else in float32.
+// A step of the Llama and Qwen families on a CPU, with weights in float32 or in 8 bits and everything else in float32.
 //
-// Products multiply 8-bit weights with 16-bit activations and sum in 32 bits; a row has one scale, and so has an
-// output. Every row is computed by itself, in one order, so its numbers do not depend on whom it shares a batch
-// with, nor on the number of threads. Plain C calls; the pointers belong to the caller.
+// Every row is computed by itself, in one order, so its numbers do not depend on whom it shares a batch with, nor on
+// the number of threads. Plain C calls; the pointers belong to the caller.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <immintrin.h>
+
+#include "products.hpp"
 
 extern "C" int omp_get_thread_num();
 
 namespace {
 
-constexpr int kOuts = 16;      // outputs of a block: see pack_int8
-constexpr int kRowsAtOnce = 4; // rows that share a weight in registers
-constexpr int kRowBlock = 64;  // rows whose activations stay in the second-level cache
 constexpr int kFewRows = 4;    // so few that every thread does what lies between products for itself
-
-struct Product {
-  const int8_t *weights; // [out / 16, in / 2, 16, 2]
-  const float *scales;   // [out]
-  const float *bias;     // [out] or null
-  int64_t in, out;
-};
 
 struct Layer {
   const float *input_norm;
@@ -62,36 +52,14 @@ struct Step {
 };
 
 struct Scratch {
-  int16_t *narrow;     // [rows, widest input]; of few rows, one for each thread
-  float *narrow_scale; // [rows], likewise
+  void *ready;         // [rows, widest input] as products take them; of few rows, one for each thread
+  float *ready_scale;  // [rows], likewise
   float *room;         // [threads, widest input]
   float *wide;         // [rows, widest output of a layer]
   float *mixed;        // [rows, heads * head_dim]
   float *scores;       // [threads, heads / kv_heads, longest]
   int64_t longest, widest;
 };
-
-// 16-bit rows as products take them.
-struct Narrow {
-  int16_t *rows;
-  float *scales;
-};
-
-// ---- 16-bit activations ----
-
-// The largest whole number whose products with 8-bit weights, summed over `in`, fit in 32 bits.
-int64_t most(int64_t in) { return std::min<int64_t>(32767, 2147483647 / (127 * in)); }
-
-float narrow_row(const float *row, int64_t in, int16_t *to) {
-  float peak = 0;
-#pragma omp simd reduction(max : peak)
-  for (int64_t i = 0; i < in; i++) peak = std::max(peak, std::fabs(row[i]));
-  const float limit = static_cast<float>(most(in));
-  const float factor = peak > 0 ? limit / peak : 0;
-#pragma omp simd
-  for (int64_t i = 0; i < in; i++) to[i] = static_cast<int16_t>(static_cast<int32_t>(std::nearbyint(row[i] * factor)));
-  return peak / limit;
-}
 
 float norm_factor(const float *row, int64_t width, float eps) {
   float sum = 0;
@@ -104,90 +72,6 @@ void norm_row(const float *row, const float *weight, int64_t width, float eps, f
   const float factor = norm_factor(row, width, eps);
 #pragma omp simd
   for (int64_t i = 0; i < width; i++) to[i] = row[i] * factor * weight[i];
-}
-
-// ---- Products ----
-
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-
-template <int R> void sums(const int8_t *w, const int16_t *x, int64_t in, int32_t (*to)[kOuts]) {
-  __m512i even[R], odd[R];
-  for (int r = 0; r < R; r++) even[r] = odd[r] = _mm512_setzero_si512();
-  auto pair = [&](int64_t k, __m512i *acc) {
-    const __m512i weight = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(w + k * kOuts)));
-    for (int r = 0; r < R; r++) {
-      int32_t two;
-      std::memcpy(&two, x + r * in + k, sizeof two);
-      acc[r] = _mm512_dpwssd_epi32(acc[r], weight, _mm512_set1_epi32(two));
-    }
-  };
-  int64_t k = 0;
-  for (; k + 4 <= in; k += 4) pair(k, even), pair(k + 2, odd);
-  if (k < in) pair(k, even);
-  for (int r = 0; r < R; r++) _mm512_storeu_si512(to[r], _mm512_add_epi32(even[r], odd[r]));
-}
-
-#else
-
-template <int R> void sums(const int8_t *w, const int16_t *x, int64_t in, int32_t (*to)[kOuts]) {
-  __m256i low[R], high[R];
-  for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_si256();
-  for (int64_t k = 0; k < in; k += 2, w += 2 * kOuts) {
-    const __m256i first = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(w)));
-    const __m256i second = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(w + kOuts)));
-    for (int r = 0; r < R; r++) {
-      int32_t two;
-      std::memcpy(&two, x + r * in + k, sizeof two);
-      const __m256i pair = _mm256_set1_epi32(two);
-      low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(first, pair));
-      high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(second, pair));
-    }
-  }
-  for (int r = 0; r < R; r++) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to[r]), low[r]);
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to[r] + 8), high[r]);
-  }
-}
-
-#endif
-
-// R rows of one block of outputs; with `add` they are added to what is there.
-template <int R>
-void tile(const Product &p, int64_t block, const int16_t *x, const float *x_scales, float *to, bool add) {
-  int32_t whole[R][kOuts];
-  sums<R>(p.weights + block * kOuts * p.in, x, p.in, whole);
-  const float *scales = p.scales + block * kOuts;
-  const float *bias = p.bias ? p.bias + block * kOuts : nullptr;
-  for (int r = 0; r < R; r++) {
-    float *out = to + r * p.out + block * kOuts;
-    for (int o = 0; o < kOuts; o++) {
-      const float value = whole[r][o] * (x_scales[r] * scales[o]) + (bias ? bias[o] : 0);
-      out[o] = add ? out[o] + value : value;
-    }
-  }
-}
-
-void rows_of_block(const Product &p, int64_t block, int64_t rows, const int16_t *x, const float *x_scales, float *to,
-                   bool add) {
-  int64_t row = 0;
-  for (; row + kRowsAtOnce <= rows; row += kRowsAtOnce)
-    tile<kRowsAtOnce>(p, block, x + row * p.in, x_scales + row, to + row * p.out, add);
-  x += row * p.in, x_scales += row, to += row * p.out;
-  switch (rows - row) {
-  case 3: return tile<3>(p, block, x, x_scales, to, add);
-  case 2: return tile<2>(p, block, x, x_scales, to, add);
-  case 1: return tile<1>(p, block, x, x_scales, to, add);
-  }
-}
-
-// Within a parallel region: to [rows, out] (+)= x [rows, in] times the weights.
-void multiply(const Product &p, int64_t rows, const Narrow &x, float *to, bool add) {
-  for (int64_t from = 0; from < rows; from += kRowBlock) {
-    const int64_t count = std::min<int64_t>(kRowBlock, rows - from);
-#pragma omp for schedule(static)
-    for (int64_t block = 0; block < p.out / kOuts; block++)
-      rows_of_block(p, block, count, x.rows + from * p.in, x.scales + from, to + from * p.out, add);
-  }
 }
 
 // ---- Between products ----
@@ -312,47 +196,69 @@ void attention(const Model &m, const Layer &layer, const Cache &cache, int64_t i
   }
 }
 
-// Within a parallel region: rows in 16 bits, `make(row, room)` giving the numbers of one. Few rows each thread makes
-// for itself, which spares a meeting of all.
-template <class Make> Narrow narrowed(int64_t rows, int64_t width, const Scratch &s, Make make) {
+// Within a parallel region: rows as products take them, `make(row, room)` giving the numbers of one. Few rows each
+// thread makes for itself, which spares a meeting of all.
+template <class Number, class Make> Ready<Number> ready(int64_t rows, int64_t width, const Scratch &s, Make make) {
   const int64_t thread = omp_get_thread_num();
   float *room = s.room + thread * s.widest;
+  Number *all = static_cast<Number *>(s.ready);
   if (rows <= kFewRows) {
-    const Narrow own{s.narrow + thread * kFewRows * s.widest, s.narrow_scale + thread * kFewRows};
-    for (int64_t row = 0; row < rows; row++) own.scales[row] = narrow_row(make(row, room), width, own.rows + row * width);
+    const Ready<Number> own{all + thread * kFewRows * s.widest, s.ready_scale + thread * kFewRows};
+    for (int64_t row = 0; row < rows; row++)
+      own.scales[row] = ready_row(make(row, room), width, own.rows + row * width);
     return own;
   }
 #pragma omp for schedule(static)
-  for (int64_t row = 0; row < rows; row++)
-    s.narrow_scale[row] = narrow_row(make(row, room), width, s.narrow + row * width);
-  return {s.narrow, s.narrow_scale};
+  for (int64_t row = 0; row < rows; row++) s.ready_scale[row] = ready_row(make(row, room), width, all + row * width);
+  return {all, s.ready_scale};
 }
 
-Narrow normed(const Model &m, const float *weight, int64_t rows, const float *hidden, const Scratch &s) {
-  return narrowed(rows, m.hidden, s, [&](int64_t row, float *room) -> const float * {
+template <class Number>
+Ready<Number> normed(const Model &m, const float *weight, int64_t rows, const float *hidden, const Scratch &s) {
+  return ready<Number>(rows, m.hidden, s, [&](int64_t row, float *room) -> const float * {
     norm_row(hidden + row * m.hidden, weight, m.hidden, m.eps, room);
     return room;
   });
 }
 
+template <class Number>
 void run_layer(const Model &m, const Cache &cache, int64_t index, const Step &step, float *hidden, const Scratch &s) {
   const Layer &layer = m.layers[index];
   const int64_t rows = step.rows, mixed = m.heads * m.head_dim, width = m.feed_forward;
-  multiply(layer.qkv, rows, normed(m, layer.input_norm, rows, hidden, s), s.wide, false);
+  multiply(layer.qkv, rows, normed<Number>(m, layer.input_norm, rows, hidden, s), s.wide, false);
   attention(m, layer, cache, index, step, s);
   auto found = [&](int64_t row, float *) -> const float * { return s.mixed + row * mixed; };
-  multiply(layer.output, rows, narrowed(rows, mixed, s, found), hidden, true);
-  multiply(layer.gate_up, rows, normed(m, layer.post_norm, rows, hidden, s), s.wide, false);
+  multiply(layer.output, rows, ready<Number>(rows, mixed, s, found), hidden, true);
+  multiply(layer.gate_up, rows, normed<Number>(m, layer.post_norm, rows, hidden, s), s.wide, false);
   auto gated = [&](int64_t row, float *room) -> const float * {
     gate(s.wide + row * 2 * width, width, room);
     return room;
   };
-  multiply(layer.down, rows, narrowed(rows, width, s, gated), hidden, true);
+  multiply(layer.down, rows, ready<Number>(rows, width, s, gated), hidden, true);
+}
+
+// Within a parallel region: see run_step.
+template <class Number>
+void run(const Model &m, const Cache &cache, const Step &step, const Scratch &s, float *hidden, float *last,
+         float *logits) {
+  for (int64_t index = 0; index < m.layer_count; index++) run_layer<Number>(m, cache, index, step, hidden, s);
+#pragma omp for schedule(static)
+  for (int64_t i = 0; i < step.wanted_count; i++)
+    std::memcpy(last + i * m.hidden, hidden + step.wanted[i] * m.hidden, m.hidden * sizeof(float));
+  multiply(m.head, step.wanted_count, normed<Number>(m, m.norm, step.wanted_count, last, s), logits, false);
+}
+
+// Within a parallel region: see multiply_rows.
+template <class Number>
+void multiply_all(const Product &p, int64_t count, const float *rows, Number *room, float *scales, float *to) {
+#pragma omp for schedule(static)
+  for (int64_t row = 0; row < count; row++) scales[row] = ready_row(rows + row * p.in, p.in, room + row * p.in);
+  multiply(p, count, Ready<Number>{room, scales}, to, false);
 }
 
 } // namespace
 
-// weights [out, in] in 8 bits, as Product keeps them.
+// weights [out, in] as Product keeps them.
 extern "C" void pack_int8(const int8_t *weights, int64_t out, int64_t in, int8_t *to) {
 #pragma omp parallel for schedule(static)
   for (int64_t block = 0; block < out / kOuts; block++)
@@ -361,27 +267,23 @@ extern "C" void pack_int8(const int8_t *weights, int64_t out, int64_t in, int8_t
         to[block * kOuts * in + (k / 2 * kOuts + o) * 2 + k % 2] = weights[(block * kOuts + o) * in + k];
 }
 
-// rows [count, in] times one product, to [count, out].
-extern "C" void multiply_rows(const Product *p, int64_t count, const float *rows, int16_t *narrow, float *narrow_scale,
+// rows [count, in] times one product, to [count, out]. `room` [count, in], `scales` [count] as in Scratch.
+extern "C" void multiply_rows(const Product *p, int64_t count, const float *rows, void *room, float *scales,
                               float *to) {
 #pragma omp parallel if (count * p->in * p->out > 65536)
-  {
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < count; row++)
-      narrow_scale[row] = narrow_row(rows + row * p->in, p->in, narrow + row * p->in);
-    multiply(*p, count, {narrow, narrow_scale}, to, false);
-  }
+  if (p->scales)
+    multiply_all(*p, count, rows, static_cast<int16_t *>(room), scales, to);
+  else
+    multiply_all(*p, count, rows, static_cast<float *>(room), scales, to);
 }
 
-// All layers over `hidden` [rows, hidden], in place; then the head for the wanted rows, to `logits`.
+// All layers over `hidden` [rows, hidden], in place; then the head for the wanted rows, to `logits`. All products have
+// weights of one kind.
 extern "C" void run_step(const Model *m, const Cache *cache, const Step *step, const Scratch *s, float *hidden,
                          float *last, float *logits) {
 #pragma omp parallel
-  {
-    for (int64_t index = 0; index < m->layer_count; index++) run_layer(*m, *cache, index, *step, hidden, *s);
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < step->wanted_count; i++)
-      std::memcpy(last + i * m->hidden, hidden + step->wanted[i] * m->hidden, m->hidden * sizeof(float));
-    multiply(m->head, step->wanted_count, normed(*m, m->norm, step->wanted_count, last, *s), logits, false);
-  }
+  if (m->head.scales)
+    run<int16_t>(*m, *cache, *step, *s, hidden, last, logits);
+  else
+    run<float>(*m, *cache, *step, *s, hidden, last, logits);
 }

@@ -1,6 +1,8 @@
-"""A matrix product with weights in 8 bits and activations in up to 16, in compiled code."""
+"""Matrix products in compiled code: of float32, and of weights in 8 bits with activations in up to 16."""
 
+from collections.abc import Sequence
 from ctypes import CDLL, byref, c_int64, c_void_p
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +14,40 @@ _WIDEST = 60_000
 """Inputs: more would leave activations fewer than 8 bits."""
 
 _ERROR = 0.01
+_LEAST_ERROR = 1e-5
+
+
+def fits_int8(weight: torch.Tensor) -> bool:
+    """Whether a weight [out, in] can be packed in 8 bits."""
+    return weight.shape[0] % _OUTPUTS == 0 and weight.shape[1] % 2 == 0 and weight.shape[1] <= _WIDEST
 
 
 def fits(weight: torch.Tensor) -> bool:
-    """Whether a weight [out, in] can be packed."""
-    return weight.shape[0] % _OUTPUTS == 0 and weight.shape[1] % 2 == 0 and weight.shape[1] <= _WIDEST
+    """Whether a weight [out, in] can be packed as it is."""
+    return weight.shape[0] % _OUTPUTS == 0 and weight.dtype == torch.float32 and weight.device.type == "cpu"
+
+
+class NativeLinear:
+    """Weights in float32, [out / 16, in, 16]."""
+
+    def __init__(self, library: CDLL, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        outputs, inputs = weight.shape
+        self._packed = weight.view(-1, _OUTPUTS, inputs).transpose(1, 2).contiguous()
+        self._library = library
+        self._bias = bias
+        self.shape = CProduct(address(self._packed), None, address(bias), inputs, outputs)
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.contiguous()
+        scales, product = torch.empty(len(rows)), torch.empty(len(rows), self.shape.outputs)
+        # The rows are taken as they lie.
+        places = (c_void_p(address(tensor)) for tensor in (rows, rows, scales, product))
+        self._library.multiply_rows(byref(self.shape), c_int64(len(rows)), *places)
+        return product
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """The weights [ids, in] of these outputs."""
+        return self._packed[ids // _OUTPUTS, :, ids % _OUTPUTS]
 
 
 class NativeInt8Linear:
@@ -50,5 +81,12 @@ def multiplies_rightly(library: CDLL) -> bool:
     weight, bias = torch.randn(32, 22, generator=generator), torch.randn(32, generator=generator)
     rows = torch.randn(7, 22, generator=generator)
     exact = F.linear(rows, weight, bias)
-    found = NativeInt8Linear(library, weight, bias)(rows)
-    return float((found - exact).norm()) < _ERROR * float(exact.norm())
+    return all(
+        float((kind(library, weight, bias)(rows) - exact).norm()) < error * float(exact.norm())
+        for kind, error in ((NativeInt8Linear, _ERROR), (NativeLinear, _LEAST_ERROR))
+    )
+
+
+def same_kind(products: Sequence[object]) -> TypeGuard[Sequence[NativeLinear] | Sequence[NativeInt8Linear]]:
+    """Whether the compiled step can do all of them: it has one kind of weights."""
+    return any(all(isinstance(each, kind) for each in products) for kind in (NativeLinear, NativeInt8Linear))

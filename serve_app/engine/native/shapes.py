@@ -69,8 +69,8 @@ class CStep(Structure):
 
 class CScratch(Structure):
     _fields_: ClassVar[Fields] = [
-        ("narrow", c_void_p),
-        ("narrow_scale", c_void_p),
+        ("ready", c_void_p),
+        ("ready_scale", c_void_p),
         ("room", c_void_p),
         ("wide", c_void_p),
         ("mixed", c_void_p),

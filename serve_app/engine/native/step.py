@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from ctypes import CDLL, byref, c_void_p
 
 import torch
-import torch.nn.functional as F
 
 from serve_app.engine.batch import Segment
 from serve_app.engine.kv_cache import KvCache
 from serve_app.engine.layers import LayerWeights, ModelWeights
 from serve_app.engine.linear import Product
-from serve_app.engine.native.product import NativeInt8Linear
+from serve_app.engine.native.product import NativeInt8Linear, NativeLinear, same_kind
 from serve_app.engine.native.shapes import CCache, CLayer, CModel, CProduct, CScratch, CStep, address
 from serve_app.engine.rows import wanted_rows
 from serve_app.engine.spec import ModelSpec
@@ -24,7 +23,8 @@ _FEW_ROWS = 4
 
 
 class NativeStep:
-    """What Transformer.forward computes, for int8 weights and batches that `suits` takes. One thread's at a time."""
+    """What Transformer.forward computes, for products `all_native` and batches that `suits` takes. One thread's at a
+    time."""
 
     def __init__(self, library: CDLL, spec: ModelSpec, weights: ModelWeights) -> None:
         self._library = library
@@ -58,7 +58,7 @@ class NativeStep:
     def forward(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
         """float32 logits [wanted, vocabulary], in the order of the segments that want them."""
         ids = torch.tensor([token for segment in segments for token in segment.tokens])
-        hidden = F.embedding(ids, self._weights.embedding).float()
+        hidden = self._weights.embedding(ids).float().contiguous()
         positions = torch.tensor([at for s in segments for at in range(s.position, s.end)])
         pages = _page_table(segments)
         wanted = wanted_rows(segments, range(len(segments)), ids.device)
@@ -91,22 +91,23 @@ class NativeStep:
         threads = torch.get_num_threads()
         if self._scratch is None or not self._scratch.serves(threads, longest):
             # Twice as much, so that a growing request does not ask again at each step.
-            self._scratch = _Scratch(self._spec, threads, 2 * longest)
+            number = torch.float32 if isinstance(self._weights.head, NativeLinear) else torch.int16
+            self._scratch = _Scratch(self._spec, threads, 2 * longest, number)
         return self._scratch
 
 
 class _Scratch:
-    """Room for what a step computes on its way."""
+    """Room for what a step computes on its way. `number`: what products take."""
 
-    def __init__(self, spec: ModelSpec, threads: int, longest: int) -> None:
+    def __init__(self, spec: ModelSpec, threads: int, longest: int, number: torch.dtype) -> None:
         queries = spec.heads * spec.head_dim
         qkv = queries + 2 * spec.kv_heads * spec.head_dim
         widest = max(spec.hidden, queries, spec.feed_forward)
-        narrow = max(MOST_ROWS, _FEW_ROWS * threads)
+        ready = max(MOST_ROWS, _FEW_ROWS * threads)
         self._threads = threads
         self._tensors = (
-            torch.empty(narrow, widest, dtype=torch.int16),
-            torch.empty(narrow),
+            torch.empty(ready, widest, dtype=number),
+            torch.empty(ready),
             torch.empty(threads, widest),
             torch.empty(MOST_ROWS, max(qkv, 2 * spec.feed_forward, spec.hidden)),
             torch.empty(MOST_ROWS, queries),
@@ -119,15 +120,15 @@ class _Scratch:
 
 
 def all_native(weights: ModelWeights) -> bool:
-    """Whether every product is one that the compiled step knows."""
+    """Whether the compiled step knows every product."""
     products = [weights.head]
     for layer in weights.layers:
         products += [layer.qkv, layer.output, layer.gate_up, layer.down]
-    return all(isinstance(product, NativeInt8Linear) for product in products)
+    return same_kind(products)
 
 
 def _shape(product: Product) -> CProduct:
-    if not isinstance(product, NativeInt8Linear):
+    if not isinstance(product, NativeInt8Linear | NativeLinear):
         raise TypeError("the compiled step takes products of its own kind only")
     return product.shape
 
