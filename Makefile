@@ -45,8 +45,8 @@ test: setup-dev ## All tests (real Ray, Serve, model, PostgreSQL)
 # Threads that meet in a spin lose it all where more of them want to run than there are cores.
 SHARED_CORES := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE
 
-# Ray's workers step back by 15, so the other half must too, or it would starve them.
-POLITELY := nice -n 15
+# Ray's workers step back by 15. There are many of them, so the other half, one process, steps back less.
+POLITELY := nice -n 10
 
 # One after the other: a second Ray on this host takes the cores, and finds the port of Ray's job agent taken.
 test-live: setup-dev

@@ -142,7 +142,9 @@ def targets(rows: Sequence[Row]) -> list[Target]:
 
 
 @contextlib.contextmanager
-def loaded(kinds: Sequence[str], dtype: str, threads: int) -> Iterator[tuple[list[Server], dict[str, int]]]:
+def loaded(
+    kinds: Sequence[str], dtype: str, threads: int, speculate: int
+) -> Iterator[tuple[list[Server], dict[str, int]]]:
     """Engines in this process, and the memory each added, in MiB."""
     engines, servers, memory = [], [], {}
     for kind in kinds:
@@ -153,6 +155,7 @@ def loaded(kinds: Sequence[str], dtype: str, threads: int) -> Iterator[tuple[lis
             max_batch=max(AT_ONCE),
             kv_tokens=8192,
             quantize=kind,
+            speculate=speculate,
         )
         engine = Engine.load(embedded_llm_path(), config)
         engine.start()
@@ -199,7 +202,7 @@ def _served(options: argparse.Namespace) -> None:
         from benchmarks.engine_served import MODEL, replica_memory_mib, served
 
         kind = options.quantize[0]
-        with served(space.home, kind, psutil.cpu_count() or 1) as url:
+        with served(space.home, kind, psutil.cpu_count() or 1, options.speculate) as url:
             compare_sides(
                 options, [OverHttp(kind, url, MODEL)], {"through": "HTTP and Ray Serve"}, replica_memory_mib
             )
@@ -214,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         compare_sides(options, [OverHttp("ours", options.http, options.model)], {"through": options.http})
     else:
         threads = psutil.cpu_count() or 1
-        with loaded(options.quantize, options.dtype, threads) as (servers, memory):
+        with loaded(options.quantize, options.dtype, threads, options.speculate) as (servers, memory):
             compare_sides(options, servers, {"through": "nothing", "memory_mib": memory})
     return 0
 
@@ -237,6 +240,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=("float32", "bfloat16"),
         help="transformers', and ours of `none`",
     )
+    add("--speculate", type=int, default=5, help="ours: tokens guessed at most; 0: none")
     add("--folder", type=Path, default=Path("out/benchmarks"), help="a folder on a real disk")
     add("--serve", action="store_true", help="ours on a Ray Serve of its own, through HTTP")
     add("--http", metavar="URL", help="ours at this address, without /v1")

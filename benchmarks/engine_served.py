@@ -16,10 +16,11 @@ MOST_AT_ONCE = 32
 
 
 @contextlib.contextmanager
-def served(home: Path, quantize: str, threads: int) -> Iterator[str]:
+def served(home: Path, quantize: str, threads: int, speculate: int) -> Iterator[str]:
     """The URL of a whole platform with one model; at the end all of it is gone."""
     model = {
         "quantize": quantize,
+        "speculate": speculate,
         "dtype": "auto",
         "threads": threads,
         "max_batch": MOST_AT_ONCE,

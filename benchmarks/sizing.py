@@ -109,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = describe(options.folder, ("torch", "numpy"))
     clock, threads = (time.process_time, 1) if options.processor_time else (time.perf_counter, usable_cores())
     torch.set_num_threads(threads)
-    config = EngineConfig(dtype="float32", threads=threads, max_batch=max(AT_ONCE), kv_tokens=8192)
+    config = EngineConfig(
+        dtype="float32", threads=threads, max_batch=max(AT_ONCE), kv_tokens=8192, speculate=0
+    )
     engine = Engine.load(embedded_llm_path(), config)
     engine.start()
     told, seen = [], []

@@ -163,6 +163,8 @@ class ModelSettings(Section):
     quantize: Literal["none", "int8", "int4", "mixed"] = "none"
     """torch on the CPU: how weights are stored. `mixed`: the outputs of attention and MLP in 16 bits, the rest
     in 8."""
+    speculate: int = Field(5, ge=0, le=16)
+    """torch with a compiled step: tokens at most that are guessed from what a request repeats; 0: none."""
     device: str = "auto"
     threads: int = Field(0, ge=0)
     """torch, server: threads of one replica; 0 is every core it may use."""

@@ -44,6 +44,7 @@ class TorchBackend:
             kv_tokens=settings.kv_tokens,
             context_window=settings.context_window,
             quantize=settings.quantize,
+            speculate=settings.speculate,
         )
         engine = Engine.load(path, config)
         engine.start()

@@ -7,15 +7,21 @@ from dataclasses import dataclass
 class Segment:
     """Consecutive tokens of one request: token i is at `position + i`; `pages` hold its KV from position 0 on.
 
-    `wants_logits`: the last token of the segment is the last known one, so the next must be chosen.
+    `wanted`: of how many of its last tokens the logits are asked for. None while a prompt is read; one where the last
+    known token is the segment's last, so that the next must be chosen; more where guesses follow it.
     """
 
     tokens: tuple[int, ...]
     pages: tuple[int, ...]
     position: int
-    wants_logits: bool
+    wanted: int
 
     @property
     def end(self) -> int:
-        """How many tokens of the request are in the cache after this step."""
+        """How many tokens of the request are in the cache after this step, guesses included."""
         return self.position + len(self.tokens)
+
+    @property
+    def guessed(self) -> tuple[int, ...]:
+        """Its tokens that are a guess."""
+        return self.tokens[len(self.tokens) - self.wanted + 1 :] if self.wanted > 1 else ()

@@ -5,13 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from manta.errors import InvalidInput, MantaError
 from manta.sampling import TokenLogprob
+from serve_app.engine.batch import Segment
 from serve_app.engine.bundle import ModelBundle
 from serve_app.engine.forms.guide import Guide
 from serve_app.engine.kv_cache import KvCache
+from serve_app.engine.lookup import Lookup
 from serve_app.engine.params import check_params
-from serve_app.engine.sampler import Choice, Sampler, Scores, choose_tokens
+from serve_app.engine.sampler import Choice, Sampler, Scores, choose_token, likeliest
 from serve_app.engine.scheduler import MAX_PENDING, Scheduler, StepPlan
 from serve_app.engine.text_stream import TextStream
 from serve_app.engine.types import (
@@ -36,6 +40,7 @@ class _Live:
     sink: Sink
     sampler: Sampler
     text: TextStream
+    lookup: Lookup
     output_tokens: int = 0
     cached: int = 0
 
@@ -56,6 +61,9 @@ class EngineCore:
         self._prefill_tokens = 0
         self._decode_tokens = 0
         self._cached_tokens = 0
+        self._guessed = self._guessed_right = 0
+        # Elsewhere a token computed beside others is rounded otherwise than alone, and answers would depend on guesses.
+        self._speculates = config.speculate if model.rows_are_alike else 0
 
     @property
     def busy(self) -> bool:
@@ -86,7 +94,8 @@ class EngineCore:
             return
         decode = partial(self._bundle.tokenizer.decode, skip_special_tokens=params.skip_special_tokens)
         text = TextStream(decode, params.stop, params.stop_until)
-        self._live[request.id] = _Live(request, sink, sampler, text)
+        lookup = Lookup(request.prompt_ids, self._speculates)
+        self._live[request.id] = _Live(request, sink, sampler, text, lookup)
 
     def end(self, id: str, reason: FinishReason, error: str | None = None) -> None:
         """Free a request's slot and tell its sink. Unknown ids are ignored."""
@@ -110,15 +119,38 @@ class EngineCore:
         logits = self._bundle.model.forward(plan.segments, self._cache)
         self.scheduler.advance(plan)
         self._count(plan)
-        ready = [self._live[id] for id, s in zip(plan.ids, plan.segments, strict=True) if s.wants_logits]
-        if not ready:
-            return
-        choices = choose_tokens(logits, [live.sampler for live in ready])
-        for live, choice in zip(ready, choices, strict=True):
+        best = likeliest(logits)
+        row = 0
+        for id, segment in zip(plan.ids, plan.segments, strict=True):
+            if segment.wanted:
+                rows = slice(row, row + segment.wanted)
+                self._go_on(self._live[id], segment, logits[rows], best[rows])
+                row = rows.stop
+
+    def _go_on(self, live: _Live, segment: Segment, logits: torch.Tensor, best: list[int]) -> None:
+        """Choose a request's next token, and further ones as long as what was guessed is what was chosen.
+
+        Row `n` of the logits is behind the last known token and `n` tokens of the guess.
+        """
+        guessed, right = segment.guessed, 0
+        while True:
+            choice = choose_token(live.sampler, logits[right], best[right])
             if isinstance(choice, Exception):
-                self._finish(live, "", (), "error", f"sampling failed: {choice}")
-            else:
-                self._accept(live, choice)
+                return self._finish(live, "", (), "error", f"sampling failed: {choice}")
+            tokens = self._accept(live, choice)
+            if not tokens:
+                break
+            live.lookup.add(tokens)
+            if guessed[right : right + len(tokens)] != tokens:
+                break
+            right += len(tokens)
+            self.scheduler.was_right(live.request.id, len(tokens))
+        self._guessed += len(guessed)
+        self._guessed_right += right
+        self._decode_tokens += right
+        if live.request.id in self._live:
+            live.lookup.heard(len(guessed), right)
+            self.scheduler.guess(live.request.id, live.lookup.guess())
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -131,6 +163,8 @@ class EngineCore:
             decode_tokens=self._decode_tokens,
             cached_tokens=self._cached_tokens,
             preempted=self.scheduler.preempted,
+            guessed=self._guessed,
+            guessed_right=self._guessed_right,
         )
 
     def _count(self, plan: StepPlan) -> None:
@@ -140,18 +174,19 @@ class EngineCore:
             live = self._live[id]
             live.cached = self.scheduler.running[id].cached
             # After a pre-emption what was generated is read again like a prompt, and so is what a form forced.
-            if segment.position < len(live.request.prompt_ids) or len(segment.tokens) > 1:
-                self._prefill_tokens += len(segment.tokens)
+            known = len(segment.tokens) - len(segment.guessed)
+            if segment.position < len(live.request.prompt_ids) or known > 1:
+                self._prefill_tokens += known
             else:
                 self._decode_tokens += 1
 
-    def _accept(self, live: _Live, choice: Choice) -> None:
-        """Add a chosen token to a request, and those its form forces, and decide whether it goes on."""
+    def _accept(self, live: _Live, choice: Choice) -> tuple[int, ...]:
+        """Add a chosen token to a request, and those its form forces. Returns them, or none where it ended."""
         params, token = live.request.params, choice.token
         live.output_tokens += 1
         if self._ends(params, token):
             self._finish(live, live.text.finish(), (token,), "stop")
-            return
+            return ()
         logprobs = () if choice.scores is None else (self._logprob(token, choice.scores),)
         room = min(params.max_tokens - live.output_tokens, MAX_PENDING - 1)
         tokens = (token, *live.sampler.forced(room))
@@ -168,8 +203,10 @@ class EngineCore:
             self._finish(live, text + live.text.finish(), tokens, "length", logprobs=logprobs)
         else:
             self.scheduler.append(live.request.id, *tokens)
-            if not self._tell(live.sink, self._output(live, text, tokens, None, logprobs=logprobs)):
-                self._finish(live, "", (), "error", "the receiver of this request failed")
+            if self._tell(live.sink, self._output(live, text, tokens, None, logprobs=logprobs)):
+                return tokens
+            self._finish(live, "", (), "error", "the receiver of this request failed")
+        return ()
 
     def _ends(self, params: SamplingParams, token: int) -> bool:
         """Whether a token ends the answer. A form allows end tokens only where it may end."""

@@ -28,6 +28,8 @@ class LanguageModel(Protocol):
     spec: ModelSpec
     device: torch.device
     dtype: torch.dtype
+    rows_are_alike: bool
+    """Whether a token has the same logits, to the bit, whatever is computed beside it."""
 
     def forward(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor: ...
 
@@ -72,6 +74,7 @@ class Transformer:
         self.device = weights.norm.device
         self.dtype = dtype
         self.native = native
+        self.rows_are_alike = native is not None
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:

@@ -19,6 +19,9 @@ from serve_app.engine.kv_pages import KvPages
 MAX_PENDING = 32
 """How many generated tokens are computed at once without drawing on the prompts' budget."""
 
+GUESSING_ROWS = 6
+"""Of a step with guesses: so many cost little more than one, as reading the weights is what takes the time."""
+
 
 @dataclass(slots=True, eq=False)
 class Slot:
@@ -38,6 +41,7 @@ class Slot:
     cached: int = 0
     shared_checked: bool = False
     resumed: bool = False
+    guess: tuple[int, ...] = ()
 
     @property
     def decoding(self) -> bool:
@@ -149,12 +153,15 @@ class Scheduler:
     def plan(self) -> StepPlan:
         """Admit what fits and lay out a step: all decoding requests, then prompt chunks within the budget."""
         self._admit()
+        guesses = self._guesses_each()
         copies: list[KvCopy] = []
         chosen: list[tuple[str, Segment]] = []
         # The best rank first: who grows can then pre-empt only requests that were not looked at yet.
         for slot in sorted(self.running.values(), key=lambda s: s.rank):
             if slot.decoding and slot.id in self.running and self._grow(slot):
-                chosen.append((slot.id, self._segment(slot, slot.pending)))
+                chosen.append(
+                    (slot.id, self._segment(slot, slot.pending, self._room_for(slot.guess[:guesses], slot)))
+                )
         budget = self.prefill_chunk
         for slot in sorted(self.running.values(), key=lambda s: s.rank):
             if slot.decoding or budget < 1 or self._waits(slot):
@@ -170,11 +177,19 @@ class Scheduler:
     def advance(self, plan: StepPlan) -> None:
         """Record that a plan's tokens are in the KV memory now."""
         for id, segment in zip(plan.ids, plan.segments, strict=True):
-            self.running[id].computed = segment.end
+            self.running[id].computed = segment.end - len(segment.guessed)
 
     def append(self, id: str, *tokens: int) -> None:
         """Add generated tokens, at most MAX_PENDING, to be computed at the next step."""
         self.running[id].tokens.extend(tokens)
+
+    def was_right(self, id: str, count: int) -> None:
+        """The last step's guess holds the next `count` tokens, which were appended: they are in the KV memory."""
+        self.running[id].computed += count
+
+    def guess(self, id: str, tokens: tuple[int, ...]) -> None:
+        """What may follow, for the next step if it has room."""
+        self.running[id].guess = tokens
 
     def _admit(self) -> None:
         while self._queue and len(self.running) < self.max_batch:
@@ -265,8 +280,22 @@ class Scheduler:
                     best, pages = shared, tuple(other.pages)
         return best, pages
 
+    def _guesses_each(self) -> int:
+        """How many tokens each request may guess: none beside a prompt, whose rows fill a step."""
+        if not self.running or not all(slot.decoding for slot in self.running.values()):
+            return 0
+        return max(0, GUESSING_ROWS - sum(slot.pending for slot in self.running.values())) // len(
+            self.running
+        )
+
+    def _room_for(self, guess: tuple[int, ...], slot: Slot) -> tuple[int, ...]:
+        """What of a guess has places in the pages held and within the request: nobody gives way for a guess."""
+        places = min(len(slot.pages) * self.pages.size, slot.longest) - len(slot.tokens)
+        return guess[: max(0, places)]
+
     @staticmethod
-    def _segment(slot: Slot, size: int) -> Segment:
+    def _segment(slot: Slot, size: int, guess: tuple[int, ...] = ()) -> Segment:
         begin = slot.computed
-        tokens = tuple(slot.tokens[begin : begin + size])
-        return Segment(tokens, tuple(slot.pages), begin, wants_logits=begin + size == len(slot.tokens))
+        tokens = (*slot.tokens[begin : begin + size], *guess)
+        wanted = 1 + len(guess) if begin + size == len(slot.tokens) else 0
+        return Segment(tokens, tuple(slot.pages), begin, wanted)

@@ -76,7 +76,8 @@ class EngineConfig:
     `dtype`: auto, float32 or bfloat16; auto is bfloat16 only where the processor multiplies it natively.
     `device`: auto, cpu or cuda[:n]. `threads`: 0 leaves torch's own choice. `kv_tokens` bounds the KV
     memory, `kv_page` is the number of places handed out at once. `context_window`: 0 takes the model's.
-    `prefill_chunk`: prompt tokens computed per step. `quantize`: none, int8, int4, or mixed (the outputs of
+    `prefill_chunk`: prompt tokens computed per step. `speculate`: tokens guessed at most from what a request repeats,
+    where the engine's step is compiled; 0: none. `quantize`: none, int8, int4, or mixed (the outputs of
     attention and MLP in 16 bits, the rest in 8); on the CPU only.
     """
 
@@ -89,12 +90,14 @@ class EngineConfig:
     prefill_chunk: int = 512
     kv_page: int = 128
     quantize: str = "none"
+    speculate: int = 5
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """Counters since start, and the present load. `cached_tokens` counts prompt tokens not recomputed,
-    `preempted` how often a request gave its KV memory to another.
+    `preempted` how often a request gave its KV memory to another. `guessed` tokens were computed beside the next one,
+    `guessed_right` is how many of them were the model's own choice.
     """
 
     waiting: int
@@ -106,3 +109,5 @@ class EngineStats:
     decode_tokens: int
     cached_tokens: int
     preempted: int
+    guessed: int
+    guessed_right: int

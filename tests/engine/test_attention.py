@@ -26,7 +26,7 @@ def test_decoding_equals_plain_attention(lengths: list[int], strangers: int, ran
     segments = []
     for length, count in zip(lengths, needed, strict=True):
         pages, order = order[:count], order[count:]
-        segments.append(Segment((0,), tuple(pages), length - 1, wants_logits=True))
+        segments.append(Segment((0,), tuple(pages), length - 1, wanted=1))
     mixed = decode_attention(q, keys, values, lay_out_decode(segments, keys))
     for row, segment in enumerate(segments):
         own = [
@@ -51,7 +51,7 @@ def test_decoding_equals_plain_attention(lengths: list[int], strangers: int, ran
 )
 def test_pages_near_each_other_are_read_in_place(pages, copied: bool, simple: bool) -> None:
     keys = torch.zeros(8, KV_HEADS, PAGE, WIDTH)
-    segments = [Segment((0,), own, len(own) * PAGE - 1, wants_logits=True) for own in pages]
+    segments = [Segment((0,), own, len(own) * PAGE - 1, wanted=1) for own in pages]
     layout = lay_out_decode(segments, keys)
     assert (layout.chosen is not None) == copied
     assert layout.simple == simple

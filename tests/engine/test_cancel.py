@@ -33,6 +33,7 @@ class SteppedModel:
         self.begun = 0
         self._changed = threading.Condition()
         self.spec, self.device, self.dtype = model.spec, model.device, model.dtype
+        self.rows_are_alike = model.rows_are_alike
 
     def forward(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
         with self._changed:

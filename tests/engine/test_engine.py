@@ -188,6 +188,7 @@ class FailingModel:
         self._model = model
         self._left = passes
         self.spec, self.device, self.dtype = model.spec, model.device, model.dtype
+        self.rows_are_alike = model.rows_are_alike
 
     def forward(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
         if self._left == 0:

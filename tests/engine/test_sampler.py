@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from serve_app.engine.sampler import Choice, Sampler, choose_tokens
+from serve_app.engine.sampler import Choice, Sampler, choose_token, likeliest
 from serve_app.engine.types import SamplingParams
 
 CPU = torch.device("cpu")
@@ -51,6 +51,6 @@ def test_repetition_penalty_counts_prompt_and_output() -> None:
 def test_one_bad_row_leaves_the_others() -> None:
     rows = torch.stack((LOGITS, torch.full((5,), float("nan")), LOGITS.flip(0)))
     samplers = [Sampler(SamplingParams(temperature=t), (0,), 5, CPU) for t in (0.0, 1.0, 0.0)]
-    first, second, third = choose_tokens(rows, samplers)
+    first, second, third = map(choose_token, samplers, rows, likeliest(rows))
     assert (first, third) == (Choice(0), Choice(4))
     assert isinstance(second, Exception)

@@ -22,7 +22,7 @@ def prompt(length: int, first: int = 0) -> list[int]:
 def play(scheduler: Scheduler, plan: StepPlan, tokens: int = 1) -> list[str]:
     """Do what the engine does after a forward pass; returns the ids that went on, by so many tokens."""
     scheduler.advance(plan)
-    sampled = [id for id, segment in zip(plan.ids, plan.segments, strict=True) if segment.wants_logits]
+    sampled = [id for id, segment in zip(plan.ids, plan.segments, strict=True) if segment.wanted]
     for id in sampled:
         scheduler.append(id, *[9_000] * tokens)
     return sampled
@@ -159,7 +159,7 @@ def test_several_generated_tokens_are_computed_at_once_beside_prompts() -> None:
     scheduler.append("a", 1, 2, 3)
     scheduler.add("long", prompt(20, first=100), max_tokens=4)
     plan = scheduler.plan()
-    assert [(id, len(s.tokens), s.wants_logits) for id, s in zip(plan.ids, plan.segments, strict=True)] == [
+    assert [(id, len(s.tokens), s.wanted) for id, s in zip(plan.ids, plan.segments, strict=True)] == [
         ("a", 4, True),
         ("long", 8, False),
     ]
