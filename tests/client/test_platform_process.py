@@ -115,7 +115,7 @@ def test_a_component_that_fails_is_named(settings: Settings):
 
 def test_a_start_that_takes_too_long_is_undone(settings: Settings):
     with pytest.raises(PlatformError, match="ray ready") as caught:
-        start(settings, command=command(settings.home, "hangs"), timeout_s=3)
+        start(settings, command=command(settings.home, "hangs"), timeout_s=10)
     assert caught.value.code == "start_timeout"
     assert marked(settings.home) == []
 
