@@ -85,7 +85,7 @@ class RaySettings(Section):
     resources: dict[str, float] = {}
     object_store_mb: int = Field(150, ge=75)
     dashboard: bool = True
-    """Without it there are no jobs (`manta batch`), and 300 MB of memory are free."""
+    """Without it there are no jobs (`manta batch`) and no list of endpoints for Prometheus, and 300 MB are free."""
     dashboard_port: int = Field(8265, ge=0, le=65535)
 
 
@@ -139,39 +139,47 @@ class SandboxSettings(Section):
     memory_mb: int = Field(1024, ge=128)
 
 
-EMBEDDED_MODEL = "smollm2"
+DEFAULT_MODEL = "smollm2"
+"""The embedded one's name."""
+
+_BUILT_IN: dict[str, dict[str, Any]] = {
+    "planner": {},
+    "research": {},
+    "analyst": {},
+    "writer": {},
+    # Those of the main job are there from the start; these take memory that many a machine never needs.
+    "assistant": {"prewarm": False},
+    # Its prompts wait for models most of the time.
+    "worker": {"prewarm": False, "concurrency": 16},
+    # Waits for models for hours, and holds little meanwhile.
+    "background": {"prewarm": False, "concurrency": 128},
+}
 
 
-def _built_in_agents() -> dict[str, AgentSettings]:
-    return {
-        "planner": AgentSettings(),
-        "research": AgentSettings(),
-        "analyst": AgentSettings(),
-        "writer": AgentSettings(),
-        # Those of the main job are there from the start; these take memory that many a machine never needs.
-        "assistant": AgentSettings(prewarm=False),
-        # Its prompts wait for models most of the time.
-        "worker": AgentSettings(concurrency=16, prewarm=False),
-        # Waits for models for hours, and holds little meanwhile.
-        "background": AgentSettings(concurrency=128, prewarm=False),
+def _with_built_in_agents(agents: dict[str, Any]) -> dict[str, Any]:
+    """The given agents and the built-in ones; what is given of a built-in one leaves the rest of it as it is."""
+    given = {
+        name: {**_BUILT_IN.get(name, {}), **settings} if isinstance(settings, dict) else settings
+        for name, settings in agents.items()
     }
+    return {**_BUILT_IN, **given}
 
 
 def _with_embedded_model(models: dict[str, Any]) -> dict[str, Any]:
     """The given models and the embedded one, unless it is given as null."""
-    if EMBEDDED_MODEL in models and models[EMBEDDED_MODEL] is None:
-        return {name: given for name, given in models.items() if name != EMBEDDED_MODEL}
-    return {EMBEDDED_MODEL: ModelSettings(), **models}
+    if DEFAULT_MODEL in models and models[DEFAULT_MODEL] is None:
+        return {name: given for name, given in models.items() if name != DEFAULT_MODEL}
+    return {DEFAULT_MODEL: ModelSettings(), **models}
 
 
 class Settings(Section):
     """All of `manta.yaml`. Relative paths in it start from `project`, the folder it lies in."""
 
-    default_model: str = EMBEDDED_MODEL
-    models: dict[Name, ModelSettings] = {EMBEDDED_MODEL: ModelSettings()}
+    default_model: str = DEFAULT_MODEL
+    models: dict[Name, ModelSettings] = {DEFAULT_MODEL: ModelSettings()}
     routers: dict[Name, RouterSettings] = {}
     embedder: EmbedderSettings = EmbedderSettings()
-    agents: dict[Name, AgentSettings] = Field(default_factory=_built_in_agents)
+    agents: dict[Name, AgentSettings] = {}
     graphs: dict[Name, str] = {}
     tools: dict[Name, ImportPath] = {}
     server: ServerSettings = ServerSettings()
@@ -199,7 +207,7 @@ class Settings(Section):
         if isinstance(data, dict):
             agents, models = data.get("agents") or {}, data.get("models") or {}
             if isinstance(agents, dict):
-                data = {**data, "agents": {**_built_in_agents(), **agents}}
+                data = {**data, "agents": _with_built_in_agents(agents)}
             if isinstance(models, dict):
                 data = {**data, "models": _with_embedded_model(models)}
         return data

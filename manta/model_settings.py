@@ -29,6 +29,8 @@ class ReplicaSettings(Section):
     max: int = Field(1, ge=1)
     num_cpus: float = Field(0.3, ge=0)
     num_gpus: float = Field(0, ge=0)
+    accelerator_type: str = Field("", pattern=r"[\w.-]*", max_length=64)
+    """As Ray names it, `L4` say; empty: any."""
     resources: dict[str, float] = {}
     target_ongoing: float = Field(8, gt=0)
     target_tokens: float = Field(0, ge=0)
@@ -163,8 +165,9 @@ class ModelSettings(Section):
     quantize: Literal["none", "int8", "int4", "mixed"] = "none"
     """torch on the CPU: how weights are stored. `mixed`: the outputs of attention and MLP in 16 bits, the rest
     in 8."""
-    speculate: int = Field(5, ge=0, le=16)
-    """torch with a compiled step: tokens at most that are guessed from what a request repeats; 0: none."""
+    speculate: int = Field(5, ge=0, le=5)
+    """torch with a compiled step: tokens at most that are guessed from what a request repeats; 0: none. With the next
+    one these are as many rows as cost little more than one."""
     device: str = "auto"
     threads: int = Field(0, ge=0)
     """torch, server: threads of one replica; 0 is every core it may use."""

@@ -133,24 +133,27 @@ class EngineCore:
         Row `n` of the logits is behind the last known token and `n` tokens of the guess.
         """
         guessed, right = segment.guessed, 0
-        while True:
-            choice = choose_token(live.sampler, logits[right], best[right])
-            if isinstance(choice, Exception):
-                return self._finish(live, "", (), "error", f"sampling failed: {choice}")
-            tokens = self._accept(live, choice)
-            if not tokens:
-                break
+        while tokens := self._chosen(live, logits[right], best[right]):
             live.lookup.add(tokens)
-            if guessed[right : right + len(tokens)] != tokens:
+            same = _common(guessed[right:], tokens)
+            right += same
+            self.scheduler.was_right(live.request.id, same)
+            if same < len(tokens):
                 break
-            right += len(tokens)
-            self.scheduler.was_right(live.request.id, len(tokens))
         self._guessed += len(guessed)
         self._guessed_right += right
         self._decode_tokens += right
         if live.request.id in self._live:
             live.lookup.heard(len(guessed), right)
             self.scheduler.guess(live.request.id, live.lookup.guess())
+
+    def _chosen(self, live: _Live, logits: torch.Tensor, best: int) -> tuple[int, ...]:
+        """The tokens that a request goes on with after this row of logits; none where it ended."""
+        choice = choose_token(live.sampler, logits, best)
+        if isinstance(choice, Exception):
+            self._finish(live, "", (), "error", f"sampling failed: {choice}")
+            return ()
+        return self._accept(live, choice)
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -262,3 +265,11 @@ class EngineCore:
             _log.exception("sink of request %s raised", output.request_id)
             return False
         return True
+
+
+def _common(guess: tuple[int, ...], tokens: tuple[int, ...]) -> int:
+    """How many first tokens are the same."""
+    pairs = zip(guess, tokens, strict=False)
+    return next(
+        (at for at, (guessed, token) in enumerate(pairs) if guessed != token), min(len(guess), len(tokens))
+    )

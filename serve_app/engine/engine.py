@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 class Engine:
     """Runs generations in its own thread. Every method may be called from any thread.
 
-    A sink is called in the engine's thread, at most once per step, the last time with a finish reason.
+    A sink is called in the engine's thread, the last time with a finish reason; several times in a step where guesses
+    were right.
     """
 
     def __init__(

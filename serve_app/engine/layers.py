@@ -8,7 +8,7 @@ import torch
 
 from serve_app.engine.linear import Product
 
-Lookup: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+Table: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """Rows [tokens, hidden] by token."""
 
 
@@ -32,7 +32,7 @@ class ModelWeights:
     position's rotation, as complex numbers.
     """
 
-    embedding: Lookup
+    embedding: Table
     layers: tuple[LayerWeights, ...]
     norm: torch.Tensor
     head: Product

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from manta.errors import InvalidConfig, ModelLoadError
 from serve_app.engine.checkpoint import Checkpoint
 from serve_app.engine.heap import give_back
-from serve_app.engine.layers import LayerWeights, Lookup, ModelWeights
+from serve_app.engine.layers import LayerWeights, ModelWeights, Table
 from serve_app.engine.linear import (
     Float16Linear,
     Int4Linear,
@@ -24,7 +24,7 @@ from serve_app.engine.linear import (
 )
 from serve_app.engine.model import Transformer
 from serve_app.engine.native.build import library
-from serve_app.engine.native.product import NativeInt8Linear, NativeLinear, fits, fits_int8
+from serve_app.engine.native.product import NativeInt8Linear, NativeLinear, fits_float32, fits_int8
 from serve_app.engine.native.step import NativeStep, all_native
 from serve_app.engine.rope import rope_table, side_by_side
 
@@ -74,7 +74,7 @@ def _int8(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
 
 
 def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    kernels = library() if fits(weight) else None
+    kernels = library() if fits_float32(weight) else None
     return Linear(weight, bias) if kernels is None else NativeLinear(kernels, weight, bias)
 
 
@@ -132,7 +132,7 @@ def load_model(
         table = table.half()
     exact = None if dtype == torch.float32 else scoring
     # The head's packed rows serve as the table too: it may be as large as all the layers.
-    embedding: Lookup = partial(F.embedding, weight=table)
+    embedding: Table = partial(F.embedding, weight=table)
     if spec.tied and isinstance(head, NativeLinear):
         embedding = head.rows
     del table, scoring

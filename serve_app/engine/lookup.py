@@ -4,7 +4,7 @@ Prompt lookup (Saxena, 2023): where the last three tokens stood before, what fol
 again. The model computes the guess beside the next token, and what it would have chosen otherwise is dropped.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 GRAM = 3
 """Tokens that must be the same: two are so by chance too often."""
@@ -16,35 +16,38 @@ class Lookup:
 
     def __init__(self, tokens: Iterable[int], most: int) -> None:
         self._most = most
-        self._tokens: list[int] = []
+        self._tokens = list(tokens) if most else []
+        self._read = 0
         self._ends: dict[tuple[int, ...], int] = {}
         self._pause = 0
         self._waits = 0
-        if most:
-            self.add(tokens)
 
-    def add(self, tokens: Iterable[int]) -> None:
+    def add(self, tokens: Sequence[int]) -> None:
         """What follows in the text."""
-        if not self._most:
-            return
-        for token in tokens:
-            if len(self._tokens) >= GRAM:
-                self._ends[self._gram()] = len(self._tokens)
-            self._tokens.append(token)
-            self._waits = max(0, self._waits - 1)
+        if self._most:
+            self._tokens += tokens
+            self._waits = max(0, self._waits - len(tokens))
 
     def guess(self) -> tuple[int, ...]:
         """The tokens that may follow, most likely none."""
-        if self._waits or len(self._tokens) < GRAM or not self._most:
+        if self._waits or not self._most:
             return ()
-        end = self._ends.get(self._gram())
+        self._read_on()
+        end = self._ends.get(tuple(self._tokens[-GRAM:]))
         if end is None:
             return ()
         # A copy that runs into its own beginning goes on with it: what goes round in a circle will do so further.
-        text = self._tokens[end:]
+        text = self._tokens[end : end + self._most]
         while len(text) < self._most:
             text += text
         return tuple(text[: self._most])
+
+    def _read_on(self) -> None:
+        """Remember where each run of tokens ended last, but for the one at the end of the text."""
+        tokens = self._tokens
+        for end in range(max(GRAM, self._read), len(tokens)):
+            self._ends[tuple(tokens[end - GRAM : end])] = end
+        self._read = len(tokens)
 
     def heard(self, guessed: int, right: int) -> None:
         """So many of a guess's tokens were right."""
@@ -53,6 +56,3 @@ class Lookup:
         elif guessed:
             self._pause = min(LONGEST_PAUSE, max(1, 2 * self._pause))
             self._waits = self._pause
-
-    def _gram(self) -> tuple[int, ...]:
-        return tuple(self._tokens[-GRAM:])

@@ -290,7 +290,8 @@ class Scheduler:
 
     def _room_for(self, guess: tuple[int, ...], slot: Slot) -> tuple[int, ...]:
         """What of a guess has places in the pages held and within the request: nobody gives way for a guess."""
-        places = min(len(slot.pages) * self.pages.size, slot.longest) - len(slot.tokens)
+        # Of the last token that a request can come to nobody reads the KV.
+        places = min(len(slot.pages) * self.pages.size, slot.longest - 1) - len(slot.tokens)
         return guess[: max(0, places)]
 
     @staticmethod

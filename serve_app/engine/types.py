@@ -46,7 +46,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineOutput:
-    """What one step added to a request: `text` and `token_ids` are new, the counts are totals so far.
+    """What one choice added to a request: `text` and `token_ids` are new, the counts are totals so far.
 
     `text` may be empty while a stop string or a character is incomplete. `cached_tokens` of the
     prompt were not computed but copied from an earlier request with the same beginning. `logprobs`: of the new

@@ -52,5 +52,11 @@ class Checkpoints:
 
 
 def _begins_with(path: Path, magic: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(magic)) == magic
+    """Raises ModelLoadError: it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError as error:
+        raise ModelLoadError(
+            f"{path} cannot be read: {error.strerror}", fix="it has to be a readable file"
+        ) from None

@@ -16,6 +16,7 @@ from serve_app.models.names import EMBEDDER_APP, model_app
 from tools.ray_calls import unwrap
 
 OWN_END_S = 0.5
+"""How long a caller's own cancellation may take to arrive behind that of its call; with none the replica is lost."""
 
 
 class ServeModel:

@@ -13,12 +13,16 @@ def placement(replicas: ReplicaSettings) -> dict[str, Any]:
     in the replica's CUDA_VISIBLE_DEVICES, which a server that it starts inherits.
     """
     actor: dict[str, Any] = {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus}
-    if replicas.resources:
-        actor["resources"] = replicas.resources
+    resources = dict(replicas.resources)
+    if replicas.accelerator_type:
+        # As Ray itself does where one is asked for: nodes have 1 of it, and it is there to be told apart by.
+        resources[f"accelerator_type:{replicas.accelerator_type}"] = 0.001
+    if resources:
+        actor["resources"] = resources
     if replicas.num_gpus <= 1:
         return {"ray_actor_options": actor}
     # The replica itself is placed in the first bundle.
-    bundle = {"CPU": replicas.num_cpus, "GPU": replicas.num_gpus, **replicas.resources}
+    bundle = {"CPU": replicas.num_cpus, "GPU": replicas.num_gpus, **resources}
     return {
         "ray_actor_options": actor,
         "placement_group_bundles": [{name: amount for name, amount in bundle.items() if amount}],

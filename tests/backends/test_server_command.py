@@ -101,6 +101,13 @@ def test_several_gpus_come_from_one_node_all_at_once():
     assert asked["ray_actor_options"]["num_gpus"] == 4
 
 
+def test_the_kind_of_gpu_is_a_resource_of_the_node():
+    asked = placement(ReplicaSettings(num_gpus=1, accelerator_type="L4", resources={"lab": 1}))
+    assert asked["ray_actor_options"]["resources"] == {"lab": 1, "accelerator_type:L4": 0.001}
+    asked = placement(ReplicaSettings(num_cpus=0, num_gpus=2, accelerator_type="A100-40G"))
+    assert asked["placement_group_bundles"] == [{"GPU": 2, "accelerator_type:A100-40G": 0.001}]
+
+
 def test_serve_takes_these_options():
     from ray import serve
 

@@ -49,7 +49,7 @@ class Parrot:
     """Its logits want the text `says`, token by token, and then the end. One request at a time."""
 
     def __init__(self, tokenizer: Tokenizer, end: int) -> None:
-        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.device, self.dtype, self.rows_are_alike = torch.device("cpu"), torch.float32, False
         size = tokenizer.vocab_size
         self.spec = ModelSpec(
             "llama", size, 8, 1, 1, 1, 8, 8, 1e-5, 8192, 1e4, None, True, False, False, False, False
@@ -65,7 +65,7 @@ class Parrot:
         going_on = self._known and segment.position == self._known
         self._made = [*self._made, *segment.tokens] if going_on else []
         self._known = segment.end
-        logits = torch.zeros(int(segment.wants_logits), self.spec.vocab_size)
+        logits = torch.zeros(segment.wanted, self.spec.vocab_size)
         said = self._tokenizer.decode(self._made, skip_special_tokens=False)
         rest = self._tokenizer.encode(self.says[len(said) :])
         logits[:, rest[0] if rest else self._end] = 10.0

@@ -14,6 +14,7 @@ from manta.sampling import TokenLogprob
 from serve_app.engine import core
 from serve_app.engine.batch import Segment
 from serve_app.engine.engine import Engine, EngineConfig, SamplingParams
+from serve_app.engine.forms import form as forms
 from serve_app.engine.lookup import GRAM, LONGEST_PAUSE, Lookup
 from serve_app.engine.native.build import library
 from serve_app.engine.rows import wanted_rows
@@ -22,7 +23,7 @@ from serve_app.engine.types import EngineStats
 from tests.engine.support import Staggered, generate
 
 compiled_only = pytest.mark.skipif(library() is None, reason="no compiler, or no AVX2")
-CONFIG = EngineConfig(dtype="float32", max_batch=8, kv_tokens=2048)
+CONFIG = EngineConfig(dtype="float32", max_batch=8, kv_tokens=1024, kv_page=16)
 PHRASE = tuple(range(20, 60))
 
 
@@ -117,11 +118,15 @@ def test_the_rows_behind_each_guessed_token_are_asked_for() -> None:
     assert wanted_rows(segments, (2, 1, 0), torch.device("cpu")).tolist() == [4, 5, 6, 1]
 
 
+FORM = forms.regex("(alpha beta gamma|[a-f ]{9}){3}")
 PARAMS = {
     "greedy": SamplingParams(max_tokens=60, ignore_eos=True),
     "drawn": SamplingParams(max_tokens=60, ignore_eos=True, temperature=0.7, top_p=0.9, seed=5),
     "penalised": SamplingParams(max_tokens=60, ignore_eos=True, repetition_penalty=1.1, logprobs=2),
-    "stopped": SamplingParams(max_tokens=60, ignore_eos=True, stop_token_ids=(33, 44, 55)),
+    "stopped": SamplingParams(max_tokens=60, ignore_eos=True, stop_token_ids=(33, 44, 55), stop=("b", "e")),
+    "formed": SamplingParams(
+        max_tokens=60, form=forms.regex("(alpha beta gamma|[a-f ]{9}){3}"), temperature=1.0, seed=2
+    ),
 }
 
 
@@ -159,15 +164,23 @@ def test_answers_are_the_same_with_and_without(
         engine = Engine.load(small_folder, replace(config, speculate=speculate))
         together = Staggered(engine, prompts, params, every=20).run()
         alone = [generate(engine, prompt, params) for prompt in prompts]
+        # What was said is kept, and copied for who goes on from it.
+        further = SamplingParams(max_tokens=9, ignore_eos=True)
+        more = [
+            generate(engine, (*prompt, *said), further)
+            for prompt, said in zip(prompts, together, strict=True)
+        ]
         scores = [score for each in alone for output in each.outputs["only"] for score in output.logprobs]
         stats = engine.stats()
         engine.stop()
         assert [each.tokens("only") for each in alone] == together
-        return together, scores, stats
+        return [*together, *(each.tokens("only") for each in more)], scores, stats
 
     made, scores, plain = answers(0)
     assert plain.guessed == 0
-    monkeypatch.setattr(Knowing, "answers", dict(zip(prompts, made, strict=True)))
+    answered = dict(zip(prompts, made, strict=False))
+    further = {(*prompt, *said): made[3 + n] for n, (prompt, said) in enumerate(answered.items())}
+    monkeypatch.setattr(Knowing, "answers", answered | further)
     monkeypatch.setattr(core, "Lookup", Knowing)
     again, scored, guessing = answers(5)
     assert (again, scored) == (made, scores)
@@ -186,6 +199,6 @@ def test_a_text_that_repeats_takes_fewer_steps(small_folder: Path) -> None:
     engine.stop()
     assert made.tokens("only") == [30] * 200
     assert stats.decode_tokens == 199
-    # The last guess went beyond the end.
-    assert stats.guessed - 5 <= stats.guessed_right < stats.guessed
+    # The last token of the last guess is the answer's last: nobody asks what follows it.
+    assert stats.guessed - 5 <= stats.guessed_right <= stats.guessed
     assert stats.steps < 45

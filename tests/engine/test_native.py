@@ -14,8 +14,8 @@ from serve_app.engine.engine import Engine, EngineConfig, SamplingParams
 from serve_app.engine.kv_cache import KvCache
 from serve_app.engine.linear import Int8Linear, Linear
 from serve_app.engine.model import Transformer
-from serve_app.engine.native import build
-from serve_app.engine.native.product import NativeInt8Linear, NativeLinear, fits, fits_int8
+from serve_app.engine.native import build, step
+from serve_app.engine.native.product import NativeInt8Linear, NativeLinear, fits_float32, fits_int8
 from serve_app.engine.native.step import MOST_ROWS, NativeStep
 from tests.engine.support import SMALL_SIZES, generate, randomise, small_tokenizer
 
@@ -125,10 +125,10 @@ def test_neighbours_and_threads_change_no_bit(small_folder: Path, config: Engine
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        found = [model.forward(step, together) for step in (prompts, nexts)]
+        found = [model.forward(segments, together) for segments in (prompts, nexts)]
         torch.set_num_threads(1)
-        for step, rows in zip((prompts, nexts), found, strict=True):
-            for row, each in enumerate(step):
+        for segments, rows in zip((prompts, nexts), found, strict=True):
+            for row, each in enumerate(segments):
                 assert torch.equal(model.forward([each], alone)[0], rows[row])
     finally:
         torch.set_num_threads(before)
@@ -160,10 +160,29 @@ def test_long_prompts_take_the_plain_step_and_others_the_compiled_one(
 
 def test_batches_that_suit_the_compiled_step() -> None:
     many = [segment(5, 1, (0,), 4000) for _ in range(MOST_ROWS)]
-    assert NativeStep.suits(many)
-    assert not NativeStep.suits([*many, many[0]])
-    assert NativeStep.suits([segment(5, 40, (0,)) for _ in range(12)])
-    assert not NativeStep.suits([segment(5, 40, (0,), 4000)])
+    assert NativeStep.groups(many) == [list(range(MOST_ROWS))]
+    assert NativeStep.groups([*many, many[0]]) == [list(range(MOST_ROWS)), [MOST_ROWS]]
+    short, long = segment(5, 40, (0,)), segment(5, 40, (0,), 4000)
+    assert NativeStep.groups([short, long, short]) == [[0, 2]]
+    # What is guessed does not turn a decoding request into a prompt.
+    guessing = replace(long, wanted=40)
+    assert NativeStep.groups([long, guessing]) == [[1]]
+
+
+@compiled_only
+def test_a_long_prompt_beside_it_changes_no_bit(small_folder: Path, monkeypatch) -> None:
+    model = transformer(small_folder, FLOAT32)
+    prompt, first, second = segment(50, 12, (0, 1)), segment(7, 9, (2, 3)), segment(80, 1, (2, 3), 9)
+    alone = fresh_cache(model)
+    model.forward([first], alone)
+    wanted = model.forward([second], alone)[0]
+    monkeypatch.setattr(step, "_MOST_LOOKS", 100)
+    beside = fresh_cache(model)
+    model.forward([first], beside)
+    found = model.forward([prompt, second], beside)
+    assert torch.equal(found[1], wanted)
+    bare = Transformer(model.spec, model.weights, model.dtype)
+    torch.testing.assert_close(found[0], bare.forward([prompt], fresh_cache(model))[0], rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_compiler_torch_multiplies(small_folder: Path, monkeypatch) -> None:
@@ -203,6 +222,6 @@ def test_what_cannot_be_packed() -> None:
     assert not fits_int8(torch.empty(24, 6))
     assert not fits_int8(torch.empty(32, 7))
     assert not fits_int8(torch.empty(16, 70_000))
-    assert fits(torch.empty(32, 7))
-    assert not fits(torch.empty(24, 7))
-    assert not fits(torch.empty(32, 7, dtype=torch.bfloat16))
+    assert fits_float32(torch.empty(32, 7))
+    assert not fits_float32(torch.empty(24, 7))
+    assert not fits_float32(torch.empty(32, 7, dtype=torch.bfloat16))

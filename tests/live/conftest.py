@@ -128,7 +128,10 @@ SCALING = {
         "downscale_delay_s": 3,
     },
 }
-ON_GPUS = {"backend": "sleep", "replicas": {"min": 2, "max": 2, "num_cpus": 0.05, "num_gpus": 1}}
+ON_GPUS = {
+    "backend": "sleep",
+    "replicas": {"min": 2, "max": 2, "num_cpus": 0.05, "num_gpus": 1, "accelerator_type": "L4"},
+}
 
 
 def _own_server(folder: Path) -> dict[str, object]:
@@ -180,7 +183,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]
     port = free_port()
     itself = f"http://127.0.0.1:{port}/v1"
     extra = {
-        "ray": {"dashboard_port": 0, "num_gpus": 2, "num_cpus": 4, "resources": {"lab": 2}},
+        "ray": {"dashboard_port": 0, "num_gpus": 2, "num_cpus": 4, "resources": {"lab": 2, "accelerator_type:L4": 1}},
         "models": {
             "slow": SLOW,
             "rolled": ROLLED,

@@ -27,6 +27,9 @@ def test_what_is_not_there_or_no_gguf_is_named(tmp_path: Path):
     (tmp_path / "page.gguf").write_text("<html>not found</html>")
     with pytest.raises(ModelLoadError, match=r"page\.gguf is no GGUF file"):
         found(tmp_path, source="page.gguf")
+    (tmp_path / "folder.gguf").mkdir()
+    with pytest.raises(ModelLoadError, match=r"folder\.gguf cannot be read: Is a directory"):
+        found(tmp_path, source="folder.gguf")
 
 
 def test_a_server_may_be_given_a_name(tmp_path: Path):

@@ -1,8 +1,6 @@
 """Matrix products in compiled code: of float32, and of weights in 8 bits with activations in up to 16."""
 
-from collections.abc import Sequence
 from ctypes import CDLL, byref, c_int64, c_void_p
-from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +11,8 @@ _OUTPUTS = 16
 _WIDEST = 60_000
 """Inputs: more would leave activations fewer than 8 bits."""
 
-_ERROR = 0.01
-_LEAST_ERROR = 1e-5
+_INT8_ERROR = 0.01
+_FLOAT_ERROR = 1e-5
 
 
 def fits_int8(weight: torch.Tensor) -> bool:
@@ -22,7 +20,7 @@ def fits_int8(weight: torch.Tensor) -> bool:
     return weight.shape[0] % _OUTPUTS == 0 and weight.shape[1] % 2 == 0 and weight.shape[1] <= _WIDEST
 
 
-def fits(weight: torch.Tensor) -> bool:
+def fits_float32(weight: torch.Tensor) -> bool:
     """Whether a weight [out, in] can be packed as it is."""
     return weight.shape[0] % _OUTPUTS == 0 and weight.dtype == torch.float32 and weight.device.type == "cpu"
 
@@ -83,10 +81,5 @@ def multiplies_rightly(library: CDLL) -> bool:
     exact = F.linear(rows, weight, bias)
     return all(
         float((kind(library, weight, bias)(rows) - exact).norm()) < error * float(exact.norm())
-        for kind, error in ((NativeInt8Linear, _ERROR), (NativeLinear, _LEAST_ERROR))
+        for kind, error in ((NativeInt8Linear, _INT8_ERROR), (NativeLinear, _FLOAT_ERROR))
     )
-
-
-def same_kind(products: Sequence[object]) -> TypeGuard[Sequence[NativeLinear] | Sequence[NativeInt8Linear]]:
-    """Whether the compiled step can do all of them: it has one kind of weights."""
-    return any(all(isinstance(each, kind) for each in products) for kind in (NativeLinear, NativeInt8Linear))

@@ -9,7 +9,7 @@ from serve_app.engine.batch import Segment
 from serve_app.engine.kv_cache import KvCache
 from serve_app.engine.layers import LayerWeights, ModelWeights
 from serve_app.engine.linear import Product
-from serve_app.engine.native.product import NativeInt8Linear, NativeLinear, same_kind
+from serve_app.engine.native.product import NativeInt8Linear, NativeLinear
 from serve_app.engine.native.shapes import CCache, CLayer, CModel, CProduct, CScratch, CStep, address
 from serve_app.engine.rows import wanted_rows
 from serve_app.engine.spec import ModelSpec
@@ -23,8 +23,7 @@ _FEW_ROWS = 4
 
 
 class NativeStep:
-    """What Transformer.forward computes, for products `all_native` and batches that `suits` takes. One thread's at a
-    time."""
+    """What Transformer.forward computes, for weights that are `all_native`. One thread's at a time."""
 
     def __init__(self, library: CDLL, spec: ModelSpec, weights: ModelWeights) -> None:
         self._library = library
@@ -49,11 +48,24 @@ class NativeStep:
         self._scratch: _Scratch | None = None
 
     @staticmethod
-    def suits(segments: Sequence[Segment]) -> bool:
-        """Whether this is the faster way for a batch, and has room for it."""
-        sizes = [len(segment.tokens) for segment in segments]
-        looks = sum(size * segment.end for size, segment in zip(sizes, segments, strict=True) if size > 1)
-        return sum(sizes) <= MOST_ROWS and looks <= _MOST_LOOKS
+    def suits(segment: Segment) -> bool:
+        """Whether this is the faster way for a segment, whatever is beside it, and has room for it."""
+        known = len(segment.tokens) - len(segment.guessed)
+        return known == 1 or (known <= MOST_ROWS and known * segment.end <= _MOST_LOOKS)
+
+    @classmethod
+    def groups(cls, segments: Sequence[Segment]) -> list[list[int]]:
+        """Indices of the segments that suit, as many together as there is room for."""
+        groups: list[list[int]] = []
+        rows = MOST_ROWS
+        for index, segment in enumerate(segments):
+            if cls.suits(segment):
+                rows += len(segment.tokens)
+                if rows > MOST_ROWS:
+                    groups.append([])
+                    rows = len(segment.tokens)
+                groups[-1].append(index)
+        return groups
 
     def forward(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
         """float32 logits [wanted, vocabulary], in the order of the segments that want them."""
@@ -124,7 +136,8 @@ def all_native(weights: ModelWeights) -> bool:
     products = [weights.head]
     for layer in weights.layers:
         products += [layer.qkv, layer.output, layer.gate_up, layer.down]
-    return same_kind(products)
+    kinds = (NativeLinear, NativeInt8Linear)
+    return any(all(isinstance(product, kind) for product in products) for kind in kinds)
 
 
 def _shape(product: Product) -> CProduct:
