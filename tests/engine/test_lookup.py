@@ -162,7 +162,7 @@ def test_answers_are_the_same_with_and_without(
 
     def answers(speculate: int) -> tuple[list[list[int]], list[TokenLogprob], EngineStats]:
         engine = Engine.load(small_folder, replace(config, speculate=speculate))
-        together = Staggered(engine, prompts, params, every=20).run()
+        together = Staggered(engine, prompts, params, every=2).run()
         alone = [generate(engine, prompt, params) for prompt in prompts]
         # What was said is kept, and copied for who goes on from it.
         further = SamplingParams(max_tokens=9, ignore_eos=True)
