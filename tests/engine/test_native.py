@@ -51,13 +51,13 @@ def fresh_cache(model: Transformer) -> KvCache:
     return KvCache(model.spec, 24, PAGE, model.dtype, model.device)
 
 
-def segment(first: int, count: int, pages: tuple[int, ...], position: int = 0, wants: bool = True) -> Segment:
-    return Segment(tuple(range(first, first + count)), pages, position, wants)
+def segment(first: int, count: int, pages: tuple[int, ...], position: int = 0, wanted: int = 1) -> Segment:
+    return Segment(tuple(range(first, first + count)), pages, position, wanted)
 
 
 # Prompts first, then decoding, then both at once; pages out of order, a prompt in two chunks.
 STEPS = (
-    [segment(5, 13, (3, 1)), segment(30, 5, (0,)), segment(60, 9, (7, 4, 9), wants=False)],
+    [segment(5, 13, (3, 1)), segment(30, 5, (0,)), segment(60, 9, (7, 4, 9), wanted=0)],
     [segment(90, 1, (3, 1), 13), segment(91, 1, (0,), 5)],
     [segment(92, 1, (3, 1), 14), segment(70, 10, (7, 4, 9), 9), segment(93, 1, (0,), 6)],
     [segment(94, 3, (3, 1, 12), 15), segment(95, 1, (7, 4, 9), 19)],

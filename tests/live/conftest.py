@@ -183,7 +183,12 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]
     port = free_port()
     itself = f"http://127.0.0.1:{port}/v1"
     extra = {
-        "ray": {"dashboard_port": 0, "num_gpus": 2, "num_cpus": 4, "resources": {"lab": 2, "accelerator_type:L4": 1}},
+        "ray": {
+            "dashboard_port": 0,
+            "num_gpus": 2,
+            "num_cpus": 4,
+            "resources": {"lab": 2, "accelerator_type:L4": 1},
+        },
         "models": {
             "slow": SLOW,
             "rolled": ROLLED,
