@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from coordinator.store.records import TERMINAL_STATUSES, RunRecord, StepRecord
 from coordinator.submission import Submission
+from manta.detached import detached
 from manta.errors import InvalidInput, MantaError, NotFound
 from manta.ids import RunId, ThreadId
 from serve_app.gateway.deps import Desk
@@ -27,6 +28,18 @@ async def submit(desk: Desk, body: RunCreate, key: str | None) -> RunRecord:
         thread = await _thread(desk, body, key)
         submission = dataclasses.replace(body.submission(desk.caller, key, thread), cap=cap)
         return await _sent(desk, submission)
+
+
+async def submit_for(desk: Desk, body: RunCreate, key: str | None) -> RunRecord:
+    """As `submit`, for a client that waits; who leaves meanwhile may have asked that the run goes with it."""
+    if body.on_disconnect != "cancel":
+        return await submit(desk, body, key)
+    sending = detached(submit(desk, body, key))
+    try:
+        return await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        in_background(_cancel_sent(desk, sending))
+        raise
 
 
 async def _sent(desk: Desk, submission: Submission) -> RunRecord:
@@ -84,6 +97,15 @@ async def wait_or_cancel(desk: Desk, run: RunId, wish: str) -> RunWaitJson:
 
 def cancel_soon(desk: Desk, run: RunId) -> None:
     in_background(_cancel(desk, run))
+
+
+async def _cancel_sent(desk: Desk, sending: "asyncio.Task[RunRecord]") -> None:
+    try:
+        record = await sending
+    except MantaError:
+        # There is no run.
+        return
+    await _cancel(desk, RunId(record.id))
 
 
 async def _cancel(desk: Desk, run: RunId) -> None:

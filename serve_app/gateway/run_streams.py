@@ -12,7 +12,7 @@ from serve_app.gateway.bodies import StrictRoute
 from serve_app.gateway.deps import DeskDep, IdempotencyKey, RunPath
 from serve_app.gateway.errors import READING, TAKING, BadCursor, declared
 from serve_app.gateway.run_bodies import STREAM_MODES, RunCreate
-from serve_app.gateway.run_starts import cancel_soon, submit
+from serve_app.gateway.run_starts import cancel_soon, submit_for
 from serve_app.gateway.sse import FRAMES, run_stream
 from serve_app.gateway.streaming import EventStream, sse_answer
 
@@ -36,7 +36,7 @@ Modes = Annotated[
 @router.post("/runs/stream", responses={**TAKING, **declared(409), **sse_answer(*FRAMES)})
 async def create_and_stream_run(body: RunCreate, desk: DeskDep, key: IdempotencyKey = None) -> Response:
     """The stream ends when the run is over, or waits for a person."""
-    record = await submit(desk, body, key)
+    record = await submit_for(desk, body, key)
     leave = partial(cancel_soon, desk, RunId(record.id))
     events = run_stream(desk, record, 0, body.modes())
     return EventStream(events, on_leave=leave if body.on_disconnect == "cancel" else None)

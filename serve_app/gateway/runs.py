@@ -13,7 +13,7 @@ from serve_app.gateway.errors import READING, TAKING, declared
 from serve_app.gateway.links import TO_RUN, TO_WAITED_RUN
 from serve_app.gateway.repeats import gone
 from serve_app.gateway.run_bodies import RunCreate, RunSearch
-from serve_app.gateway.run_starts import submit, wait_for, wait_or_cancel
+from serve_app.gateway.run_starts import submit, submit_for, wait_for, wait_or_cancel
 from serve_app.gateway.shapes import RunJson, RunWaitJson, run_json, whole_run_json
 
 router = APIRouter(tags=["runs"], route_class=StrictRoute, responses=READING)
@@ -34,7 +34,7 @@ async def create_run(body: RunCreate, desk: DeskDep, key: IdempotencyKey = None)
 @router.post("/runs/wait", responses={**_STARTING, **TO_WAITED_RUN})
 async def create_and_wait_run(body: RunCreate, desk: DeskDep, key: IdempotencyKey = None) -> RunWaitJson:
     """The answer comes once the run is over, or waits for a person."""
-    record = await submit(desk, body, key)
+    record = await submit_for(desk, body, key)
     return await wait_or_cancel(desk, RunId(record.id), body.on_disconnect)
 
 

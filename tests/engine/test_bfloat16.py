@@ -14,7 +14,7 @@ from serve_app.engine.model import LanguageModel
 from tests.engine.support import Answers
 
 STRIDE = 256
-EMULATED_PROMPTS = 2
+EMULATED_PROMPTS = 4
 """Without bfloat16 in the processor all 50 prompts take minutes; these are of each form."""
 
 

@@ -1,5 +1,6 @@
 """Runs over HTTP: what is found, what is refused, and what becomes of a run whose client left."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -113,6 +114,32 @@ async def test_a_run_ends_with_its_client_only_when_told_so(local: Local, path: 
     if ends:
         await eventually(lambda: is_(local, run["run_id"], "interrupted"), "the run being cancelled")
     assert ("cancel" in local.coordinator.calls) is ends
+
+
+@pytest.mark.parametrize("path", ["/runs/stream", "/runs/wait"])
+async def test_leaving_while_the_run_is_being_sent_cancels_it_as_well(
+    local: Local, path: str, monkeypatch: pytest.MonkeyPatch
+):
+    sent, left = asyncio.Event(), asyncio.Event()
+    submit = local.service.submit
+
+    async def submit_late(submission: Any) -> Any:
+        sent.set()
+        await left.wait()
+        return await submit(submission)
+
+    monkeypatch.setattr(local.service, "submit", submit_late)
+    visitor = Visitor(local.api, path, {"agent_id": "hold", "on_disconnect": "cancel"})
+    async with asyncio.timeout(30):
+        await sent.wait()
+    await visitor.be_cut()
+    left.set()
+
+    async def cancelled() -> bool:
+        runs = await local.json("POST", "/runs/search", json={})
+        return [(run["status"], run["reason"]) for run in runs] == [("interrupted", "cancelled")]
+
+    await eventually(cancelled, "the run being cancelled")
 
 
 async def test_leaving_before_the_first_frame_cancels_as_well(local: Local):
