@@ -23,14 +23,14 @@ def forced_choices(
 ) -> list[list[int]]:
     """Our first choice at each position of the answers: the prompts at once, then all rows token by token."""
     cache = KvCache(model.spec, len(prompts), STRIDE, model.dtype, model.device)
-    segments = {row: Segment(prompt, (row,), 0, True) for row, prompt in enumerate(prompts)}
+    segments = {row: Segment(prompt, (row,), 0, 1) for row, prompt in enumerate(prompts)}
     choices: list[list[int]] = [[] for _ in prompts]
     for step in range(max(len(answer) for answer in answers)):
         best = model.forward(list(segments.values()), cache).argmax(-1).tolist()
         for row, token in zip(segments, best, strict=True):
             choices[row].append(token)
         segments = {
-            row: Segment((answers[row][step],), segment.pages, segment.end, True)
+            row: Segment((answers[row][step],), segment.pages, segment.end, 1)
             for row, segment in segments.items()
             if step + 1 < len(answers[row])
         }
