@@ -133,16 +133,17 @@ class EngineCore:
         Row `n` of the logits is behind the last known token and `n` tokens of the guess.
         """
         guessed, right = segment.guessed, 0
+        self._guessed += len(guessed)
         while tokens := self._chosen(live, logits[right], best[right]):
             live.lookup.add(tokens)
             same = _common(guessed[right:], tokens)
             right += same
+            # Here and not at the end: whoever hears of the end of an answer finds all of it counted.
+            self._guessed_right += same
+            self._decode_tokens += same
             self.scheduler.was_right(live.request.id, same)
             if same < len(tokens):
                 break
-        self._guessed += len(guessed)
-        self._guessed_right += right
-        self._decode_tokens += right
         if live.request.id in self._live:
             live.lookup.heard(len(guessed), right)
             self.scheduler.guess(live.request.id, live.lookup.guess())

@@ -87,6 +87,9 @@ class Transformer:
         steps = [(group, self.native.forward) for group in groups]
         if len(done) < len(segments):
             steps.append(([index for index in range(len(segments)) if index not in done], self._plain))
+        if len(steps) == 1:
+            ((_, forward),) = steps
+            return forward(segments, cache)
         logits: dict[int, torch.Tensor] = {}
         for indices, forward in steps:
             chosen = [segments[index] for index in indices]

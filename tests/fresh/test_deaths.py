@@ -17,7 +17,7 @@ from manta.client import Client
 from manta.errors import BudgetExceeded, Conflict
 from manta.platform_process import running, stop
 from tests.live.conftest import ROOT, LivePlatform, bring_up, eventually, lean, make_platform
-from tests.live.kills import begin, check, wait_for_effects
+from tests.live.kills import begin, check, kill, wait_for_effects
 
 TIMES = 2
 ACTIVE = 20
@@ -77,12 +77,6 @@ def client(own_platform: LivePlatform) -> Iterator[Client]:
         yield made
 
 
-def kill(pid: object) -> None:
-    process = psutil.Process(int(str(pid)))
-    process.kill()
-    process.wait(30)
-
-
 def kill_everything(platform: LivePlatform) -> None:
     info = running(platform.home)
     assert info is not None
@@ -103,7 +97,7 @@ def is_gapless(client: Client, run: str) -> bool:
 def test_a_replica_dies_before_its_first_byte(own_platform: LivePlatform, client: Client):
     run = client.submit("late", {"say": "hello", "calls": 1, "tokens": 1}).id
     [call] = eventually(lambda: own_platform.notes("model_call", run), "the model call")
-    kill(call["pid"])
+    kill(psutil.Process(int(str(call["pid"]))))
     ended = client.wait(run, timeout=120)
     assert ended.run.status == "success", ended.run.error
     # Nothing was seen of it, so the call was made again under the same record, and the step knows nothing of it.
@@ -117,7 +111,7 @@ def test_a_replica_dies_in_mid_stream(own_platform: LivePlatform, client: Client
     eventually(lambda: len(own_platform.notes("model_call", run)) == 2, "the second model call")
     with contextlib.closing(client.stream(run)) as events:
         next(event for event in events if event.type == "token")
-    kill(own_platform.notes("model_call", run)[-1]["pid"])
+    kill(psutil.Process(int(str(own_platform.notes("model_call", run)[-1]["pid"]))))
     ended = client.wait(run, timeout=120)
     assert ended.run.status == "success", ended.run.error
     assert ended.output["output"].count("word39") == 2
@@ -150,7 +144,7 @@ def test_the_coordinator_dies_while_twenty_runs_are_active(
     gate = tmp_path / "gate"
     runs = [client.submit("notes", {"times": TIMES, "gate": str(gate)}).id for _ in range(ACTIVE)]
     eventually(lambda: all(own_platform.notes("tool", run) for run in runs), "twenty side effects")
-    kill(own_platform.processes("ray::CoordinatorActor")[0].pid)
+    kill(own_platform.processes("ray::CoordinatorActor")[0])
     gate.touch()
     for run in runs:
         ended = client.wait(run, timeout=180)
