@@ -1,5 +1,7 @@
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -7,7 +9,7 @@ from agents.scripted import ScriptedModel
 from manta.config import ModelSettings
 from serve_app.backends.sleep import SleepBackend
 from tests.gateway.openai_support import SaysChunks, text
-from tests.gateway.platform import Local, start
+from tests.gateway.platform import Held, Local, start
 
 
 @pytest.fixture
@@ -31,3 +33,17 @@ async def said(tmp_path: Path) -> AsyncIterator[tuple[Local, SaysChunks]]:
     made, stop = await start(tmp_path, {"says": model})
     yield made, model
     await stop()
+
+
+@pytest.fixture
+def held(local: Local, monkeypatch: pytest.MonkeyPatch) -> Held:
+    held = Held(asyncio.Event(), asyncio.Event())
+    submit = local.service.submit
+
+    async def submit_late(submission: Any) -> Any:
+        held.sent.set()
+        await held.go.wait()
+        return await submit(submission)
+
+    monkeypatch.setattr(local.service, "submit", submit_late)
+    return held

@@ -294,6 +294,20 @@ async def start(
     return Local(service, coordinator, api, http, runtime, release, keeper), stop
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Runs that are on their way to the coordinator, until `go`."""
+
+    sent: asyncio.Event
+    go: asyncio.Event
+
+
+async def all_cancelled(local: Local) -> bool:
+    """Whether there is a single run, which was cancelled."""
+    runs = await local.json("POST", "/runs/search", json={})
+    return [(run["status"], run["reason"]) for run in runs] == [("interrupted", "cancelled")]
+
+
 class Visitor:
     """A client that sees each piece of an answer as it comes, and can leave in the middle."""
 

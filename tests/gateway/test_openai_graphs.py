@@ -1,5 +1,6 @@
 """Graphs asked like models: inputs from messages, progress before the answer, and a run behind it."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from manta.messages import ChatMessage
 from serve_app.gateway.errors import BadField
 from serve_app.gateway.openai.graph_inputs import graph_input, output_text
 from tests.gateway.openai_support import ADD, HELLO, client, events
-from tests.gateway.platform import Local, Visitor
+from tests.gateway.platform import Held, Local, Visitor, all_cancelled
 from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
@@ -147,6 +148,15 @@ async def test_a_run_is_cancelled_when_its_client_leaves(local: Local, way: str,
     await eventually(running, "the run being at work")
     await getattr(visitor, way)()
     await eventually(stopped, "the run being cancelled")
+
+
+async def test_leaving_while_the_run_is_being_sent_cancels_it_as_well(local: Local, held: Held):
+    visitor = Visitor(local.api, CHAT, {"model": "manta/hold", "messages": HELLO})
+    async with asyncio.timeout(30):
+        await held.sent.wait()
+    await visitor.be_cut()
+    held.go.set()
+    await eventually(lambda: all_cancelled(local), "the run being cancelled")
 
 
 async def test_failures_are_told_with_what_they_are(local: Local):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from manta.ids import DEFAULT_TENANT, RunId
-from tests.gateway.platform import Local, Visitor
+from tests.gateway.platform import Held, Local, Visitor, all_cancelled
 from tests.waiting import eventually
 
 
@@ -117,29 +117,13 @@ async def test_a_run_ends_with_its_client_only_when_told_so(local: Local, path: 
 
 
 @pytest.mark.parametrize("path", ["/runs/stream", "/runs/wait"])
-async def test_leaving_while_the_run_is_being_sent_cancels_it_as_well(
-    local: Local, path: str, monkeypatch: pytest.MonkeyPatch
-):
-    sent, left = asyncio.Event(), asyncio.Event()
-    submit = local.service.submit
-
-    async def submit_late(submission: Any) -> Any:
-        sent.set()
-        await left.wait()
-        return await submit(submission)
-
-    monkeypatch.setattr(local.service, "submit", submit_late)
+async def test_leaving_while_the_run_is_being_sent_cancels_it_as_well(local: Local, held: Held, path: str):
     visitor = Visitor(local.api, path, {"agent_id": "hold", "on_disconnect": "cancel"})
     async with asyncio.timeout(30):
-        await sent.wait()
+        await held.sent.wait()
     await visitor.be_cut()
-    left.set()
-
-    async def cancelled() -> bool:
-        runs = await local.json("POST", "/runs/search", json={})
-        return [(run["status"], run["reason"]) for run in runs] == [("interrupted", "cancelled")]
-
-    await eventually(cancelled, "the run being cancelled")
+    held.go.set()
+    await eventually(lambda: all_cancelled(local), "the run being cancelled")
 
 
 async def test_leaving_before_the_first_frame_cancels_as_well(local: Local):

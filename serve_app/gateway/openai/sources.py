@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from coordinator.store.records import RunRecord
 from manta.errors import InvalidInput, NotFound
@@ -16,7 +16,7 @@ from serve_app.gateway.openai.bodies import RunOptions
 from serve_app.gateway.openai.graph_inputs import GRAPH_PREFIX, check_request, does_not_fit, graph_input
 from serve_app.gateway.openai.graph_runs import run_answer
 from serve_app.gateway.run_bodies import RunCreate
-from serve_app.gateway.run_starts import submit
+from serve_app.gateway.run_starts import submit_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,8 @@ async def answering(
         if options is not None:
             raise BadField(f"{name} is a model, not a graph", fix="leave manta out", param="manta")
         return Answering(desk.platform.models.get(name).stream(desk.addressed(request)))
-    record = await start_graph(desk, name, request, options, dict(metadata or {}), None)
+    # Nobody but this client can ask for the answer, so its run does not outlive it.
+    record = await start_graph(desk, name, request, options, dict(metadata or {}), None, "cancel")
     return Answering(run_answer(desk, record), RunId(record.id))
 
 
@@ -70,8 +71,11 @@ async def start_graph(
     options: RunOptions | None,
     metadata: dict[str, Any],
     key: str | None,
+    on_disconnect: Literal["cancel", "continue"] = "continue",
 ) -> RunRecord:
     """A run of the graph behind a name; it is durable when this returns.
+
+    `on_disconnect`: what becomes of it when the client leaves while it is being sent.
 
     Raises:
         NotFound: there is none. BadField: the request is not for it.
@@ -88,8 +92,9 @@ async def start_graph(
         budget=options.budget,
         priority=options.priority,
         timeout_s=options.timeout_s,
+        on_disconnect=on_disconnect,
     )
     try:
-        return await submit(desk, body, key)
+        return await submit_for(desk, body, key)
     except InvalidInput as error:
         raise does_not_fit(error.message) from None
