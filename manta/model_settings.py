@@ -161,6 +161,9 @@ class ModelSettings(Section):
     """remote, server: how to say what goes beyond OpenAI's API. `auto`: the preset's, else `openai`."""
     context_window: int = Field(0, ge=0)
     abilities: tuple[Literal["tools", "json"], ...] = ()
+    max_tokens: int | None = Field(None, ge=1)
+    """torch: of an answer whose request sets no bound. None: 512 of the embedded model, which is so small that it may
+    go round in circles, the rest of the window of any other."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     quantize: Literal["none", "int8", "int4", "mixed"] = "none"
     """torch on the CPU: how weights are stored. `mixed`: the outputs of attention and MLP in 16 bits, the rest

@@ -21,7 +21,8 @@ from serve_app.engine.forms.form import Form
 from serve_app.engine.types import EngineConfig, EngineOutput, GenerationRequest, SamplingParams
 from serve_app.engine.weights import embedded_llm_path
 
-DEFAULT_MAX_TOKENS = 512
+EMBEDDED_MAX_TOKENS = 512
+"""Of an answer of the embedded model to a request that sets no bound."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +85,10 @@ class TorchBackend:
             cause = f"the prompt has {len(prompt)} tokens, the window of {self._name} is {self.engine.context_window}"
             raise ContextLengthExceeded(cause, fix="shorten it or use a model with a larger window")
         form = await self._form(request, reading)
-        params = _params(request, form, reading, room, skip=self.dialect.hides_special_tokens(reading))
+        most = _most_tokens(request, self._settings)
+        params = _params(
+            request, form, reading, min(most or room, room), skip=self.dialect.hides_special_tokens(reading)
+        )
         wanted = GenerationRequest(
             uuid.uuid4().hex, prompt, params, request.hints.priority, _deadline(request)
         )
@@ -146,13 +150,19 @@ class TorchBackend:
         return {name: getattr(stats, name) for name in stats.__slots__}
 
 
+def _most_tokens(request: ChatRequest, settings: ModelSettings) -> int | None:
+    """Of its answer; None: whatever has room in the window."""
+    of_the_model = EMBEDDED_MAX_TOKENS if settings.source == EMBEDDED else None
+    return request.max_tokens or settings.max_tokens or of_the_model
+
+
 def _params(
-    request: ChatRequest, form: Form | None, reading: Reading, room: int, *, skip: bool
+    request: ChatRequest, form: Form | None, reading: Reading, max_tokens: int, *, skip: bool
 ) -> SamplingParams:
     forced = reading.style is not None and request.tool_choice not in (None, "auto")
     return SamplingParams(
         **asdict(request.sampling),
-        max_tokens=min(request.max_tokens or DEFAULT_MAX_TOKENS, room),
+        max_tokens=max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
         seed=request.seed,

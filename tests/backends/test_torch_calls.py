@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manta.config import ModelSettings
 from manta.errors import InvalidInput
 from manta.messages import ChatMessage, ChatRequest, ToolCall, ToolSpec
 from serve_app.backends import call_style
@@ -348,3 +349,20 @@ async def test_special_tokens_in_tools_stay_text(tmp_path: Path):
             request = asking("x", tool)
             prompt = backend.dialect.render(request.messages, request.tools)
             assert 2 not in backend.engine.encode(prompt)
+
+
+async def test_an_answer_without_a_bound_ends_where_the_settings_say(tmp_path: Path):
+    async with parrot_backend(tmp_path, PLAIN) as (backend, parrot):
+        parrot.says = "word " * 600
+
+        async def made(asked: int | None = None, **settings: object) -> int | None:
+            backend._settings = ModelSettings.model_validate(settings)
+            last = (await answer(backend, asking("x", max_tokens=asked)))[-1]
+            return last.usage and last.usage.output_tokens
+
+        whole = len(backend.engine.encode(parrot.says)) + 1
+        assert whole > 512
+        assert await made(source="/a/model") == whole
+        assert await made() == 512
+        assert await made(max_tokens=7) == await made(source="/a/model", max_tokens=7) == 7
+        assert await made(9, source="/a/model", max_tokens=7) == 9
