@@ -177,7 +177,8 @@ class ModelSettings(Section):
     max_batch: int = Field(16, ge=1)
     kv_tokens: int = Field(8192, ge=64)
     stream_interval_s: float = Field(0.05, ge=0)
-    """torch: after its first token an answer's text is sent on so often at most; 0 is each token by itself."""
+    """torch: after its first token an answer's text is sent on so often at most, and less often where many answers
+    are under way in a replica; 0 is each token by itself."""
     timeout_s: float = Field(120, gt=0)
     step_s: tuple[float, float] = (0.02, 0.001)
     """sleep: seconds of one engine step, as constant and per sequence in the batch."""

@@ -23,6 +23,9 @@ from serve_app.engine.weights import embedded_llm_path
 
 EMBEDDED_MAX_TOKENS = 512
 """Of an answer of the embedded model to a request that sets no bound."""
+PIECES_PER_S, PIECES_PER_S_ON_GPU = 100.0, 1000.0
+"""Of all answers of a replica together: each piece takes a millisecond or two of processor time on its way to the
+client, and an engine on the same processor goes without them."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class TorchBackend:
         self._settings = settings
         self._engine: Engine | None = None
         self._dialect: Dialect | None = None
+        self._telling = 0
 
     def start(self) -> None:
         settings = self._settings
@@ -101,9 +105,10 @@ class TorchBackend:
         self.engine.submit(wanted, arrived)
         answer = reading.parts()
         told_at = 0.0
+        self._telling += 1
         try:
             while True:
-                burst = await _burst(outputs, told_at + self._settings.stream_interval_s)
+                burst = await _burst(outputs, told_at + self._interval_s())
                 told_at = loop.time()
                 chunk = _together([_chunk(output, answer) for output in burst if not output.failed])
                 if chunk.text or chunk.reasoning or chunk.tool_calls or chunk.logprobs or chunk.finish_reason:
@@ -114,7 +119,14 @@ class TorchBackend:
                     return
         finally:
             # Also when the caller went away: an ended request is unknown to the engine, and that is fine.
+            self._telling -= 1
             self.engine.cancel(wanted.id)
+
+    def _interval_s(self) -> float:
+        """Between two pieces of one answer."""
+        wanted = self._settings.stream_interval_s
+        together = PIECES_PER_S if self.engine.device == "cpu" else PIECES_PER_S_ON_GPU
+        return max(wanted, self._telling / together) if wanted else 0.0
 
     def _prompt(self, request: ChatRequest) -> tuple[tuple[int, ...], Reading]:
         """The prompt's ids, and how to read the answer. A raw prompt has no thoughts and no tools."""

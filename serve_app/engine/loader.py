@@ -146,7 +146,7 @@ def load_model(
     )
     # Packing leaves as much free memory behind as a few tensors take.
     give_back()
-    kernels = library() if all_native(weights) else None
+    kernels = library() if all_native(spec, weights) else None
     return Transformer(spec, weights, dtype, None if kernels is None else NativeStep(kernels, spec, weights))
 
 

@@ -63,7 +63,7 @@ class Transformer:
 
     With bfloat16 weights the sums between layers, norms and rotations stay in float32: they cost little, and
     rounding there is what turns first choices. `dtype` is that of products and of the KV memory. `native` does
-    the steps that suit it.
+    all steps where it is there.
     """
 
     def __init__(
@@ -79,23 +79,7 @@ class Transformer:
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
         """See LanguageModel. Rows of the result follow the order of the segments that want logits."""
-        if self.native is None:
-            return self._plain(segments, cache)
-        # Each segment goes one way or the other whatever is beside it, so that nothing in its numbers depends on that.
-        groups = self.native.groups(segments)
-        done = {index for group in groups for index in group}
-        steps = [(group, self.native.forward) for group in groups]
-        if len(done) < len(segments):
-            steps.append(([index for index in range(len(segments)) if index not in done], self._plain))
-        if len(steps) == 1:
-            ((_, forward),) = steps
-            return forward(segments, cache)
-        logits: dict[int, torch.Tensor] = {}
-        for indices, forward in steps:
-            chosen = [segments[index] for index in indices]
-            rows = torch.split(forward(chosen, cache), [segment.wanted for segment in chosen])
-            logits.update(zip(indices, rows, strict=True))
-        return torch.cat([logits[index] for index in range(len(segments))])
+        return self._plain(segments, cache) if self.native is None else self.native.forward(segments, cache)
 
     def _plain(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
         # Requests of one row are decoded together, in the order of their pages.

@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--notes", type=Path, required=True)
     parser.add_argument("--fail", type=int, default=0, help="fail from this start on")
+    parser.add_argument("--tensor-parallel", type=int, default=1)
     parser.add_argument("--never-ready", action="store_true")
     options = parser.parse_args()
     notes: Path = options.notes
@@ -34,7 +35,15 @@ def main() -> None:
     # In a session of its own and deaf to SIGTERM, as the worst of workers.
     daemon = subprocess.Popen([sys.executable, "-c", DAEMON], start_new_session=True)
     seen = {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "OWN")}
-    note(notes, {"pids": [os.getpid(), daemon.pid], "environment": seen, "arguments": sys.argv[1:]})
+    note(
+        notes,
+        {
+            "pids": [os.getpid(), daemon.pid],
+            "environment": seen,
+            "arguments": sys.argv[1:],
+            "spread": options.tensor_parallel,
+        },
+    )
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     healthy = not options.never_ready
 

@@ -55,3 +55,18 @@ async def test_a_long_interval_gathers_the_answer_behind_its_first_token(tmp_pat
     # The first token, then all the rest.
     assert len([piece for piece in gathered if piece]) == 2 < len([piece for piece in at_once if piece])
     assert "one two three".startswith(gathered[0])
+
+
+async def test_many_answers_share_what_a_replica_sends(tmp_path: Path) -> None:
+    async with parrot_backend(tmp_path, TEMPLATE) as (backend, _):
+        for answers, interval_s in ((1, 0.05), (5, 0.05), (32, 0.32)):
+            backend._telling = answers
+            assert backend._interval_s() == interval_s
+        backend._settings = ModelSettings(stream_interval_s=0)
+        assert backend._interval_s() == 0
+        backend._telling = 0
+        parrot = backend.stream(asking("count"))
+        await anext(parrot)
+        assert backend._telling == 1
+        await parrot.aclose()
+        assert backend._telling == 0

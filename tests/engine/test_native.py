@@ -2,22 +2,26 @@
 
 import logging
 from dataclasses import replace
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from serve_app.engine import loader
 from serve_app.engine.batch import Segment
 from serve_app.engine.bundle import load_bundle
-from serve_app.engine.engine import Engine, EngineConfig, SamplingParams
+from serve_app.engine.engine import EngineConfig
 from serve_app.engine.kv_cache import KvCache
 from serve_app.engine.linear import Int8Linear, Linear
 from serve_app.engine.model import Transformer
-from serve_app.engine.native import build, step
+from serve_app.engine.native import build
 from serve_app.engine.native.product import NativeInt8Linear, NativeLinear, fits_float32, fits_int8
-from serve_app.engine.native.step import MOST_ROWS, NativeStep
-from tests.engine.support import SMALL_SIZES, generate, randomise, small_tokenizer
+from serve_app.engine.native.step import all_native
+from tests.engine.support import SMALL_SIZES, randomise, small_tokenizer
 
 KERNELS = build.library()
 INT8 = EngineConfig(quantize="int8")
@@ -45,6 +49,12 @@ def transformer(folder: Path, config: EngineConfig) -> Transformer:
     assert isinstance(model, Transformer)
     assert model.native is not None
     return model
+
+
+@cache
+def known(folder: Path, config: EngineConfig) -> Transformer:
+    """One model for all examples of a property."""
+    return transformer(folder, config)
 
 
 def fresh_cache(model: Transformer) -> KvCache:
@@ -135,54 +145,27 @@ def test_neighbours_and_threads_change_no_bit(small_folder: Path, config: Engine
 
 
 @compiled_only
-def test_long_prompts_take_the_plain_step_and_others_the_compiled_one(
-    small_folder: Path, monkeypatch
+@pytest.mark.parametrize("config", [INT8, FLOAT32], ids=["int8", "float32"])
+@given(cuts=st.lists(st.integers(1, 179), max_size=6, unique=True))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_where_a_prompt_is_cut_changes_no_bit(
+    small_folder: Path, config: EngineConfig, cuts: list[int]
 ) -> None:
-    engine = Engine.load(small_folder, replace(INT8, kv_tokens=1024))
-    model = engine.bundle.model
-    assert isinstance(model, Transformer)
-    assert model.native is not None
-    counted: list[int] = []
-    real = model.native.forward
-
-    def forward(segments, cache):
-        counted.append(sum(len(each.tokens) for each in segments))
-        return real(segments, cache)
-
-    monkeypatch.setattr(model.native, "forward", forward)
-    engine.start()
-    params = SamplingParams(max_tokens=4, ignore_eos=True)
-    generate(engine, range(5, 395), params, "long")
-    generate(engine, range(100, 300), params, "short")
-    engine.stop()
-    assert counted == [1, 1, 1, 200, 1, 1, 1]
-
-
-def test_batches_that_suit_the_compiled_step() -> None:
-    many = [segment(5, 1, (0,), 4000) for _ in range(MOST_ROWS)]
-    assert NativeStep.groups(many) == [list(range(MOST_ROWS))]
-    assert NativeStep.groups([*many, many[0]]) == [list(range(MOST_ROWS)), [MOST_ROWS]]
-    short, long = segment(5, 40, (0,)), segment(5, 40, (0,), 4000)
-    assert NativeStep.groups([short, long, short]) == [[0, 2]]
-    # What is guessed does not turn a decoding request into a prompt.
-    guessing = replace(long, wanted=40)
-    assert NativeStep.groups([long, guessing]) == [[1]]
+    model, pages = known(small_folder, config), tuple(range(23, 0, -1))
+    whole, cut = fresh_cache(model), fresh_cache(model)
+    wanted = model.forward([segment(5, 180, pages)], whole)
+    for begin, end in pairwise([0, *sorted(cuts), 180]):
+        found = model.forward([segment(5 + begin, end - begin, pages, begin)], cut)
+    assert torch.equal(found, wanted)
+    assert all(map(torch.equal, cut.keys, whole.keys))
+    assert all(map(torch.equal, cut.values, whole.values))
 
 
 @compiled_only
-def test_a_long_prompt_beside_it_changes_no_bit(small_folder: Path, monkeypatch) -> None:
+def test_heads_of_other_widths_are_torchs(small_folder: Path) -> None:
     model = transformer(small_folder, FLOAT32)
-    prompt, first, second = segment(50, 12, (0, 1)), segment(7, 9, (2, 3)), segment(80, 1, (2, 3), 9)
-    alone = fresh_cache(model)
-    model.forward([first], alone)
-    wanted = model.forward([second], alone)[0]
-    monkeypatch.setattr(step, "_MOST_LOOKS", 100)
-    beside = fresh_cache(model)
-    model.forward([first], beside)
-    found = model.forward([prompt, second], beside)
-    assert torch.equal(found[1], wanted)
-    bare = Transformer(model.spec, model.weights, model.dtype)
-    torch.testing.assert_close(found[0], bare.forward([prompt], fresh_cache(model))[0], rtol=1e-5, atol=1e-5)
+    assert all_native(model.spec, model.weights)
+    assert not all_native(replace(model.spec, head_dim=40), model.weights)
 
 
 def test_without_a_compiler_torch_multiplies(small_folder: Path, monkeypatch) -> None:

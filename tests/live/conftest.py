@@ -135,12 +135,13 @@ ON_GPUS = {
 
 
 def _own_server(folder: Path) -> dict[str, object]:
-    """A model whose replica starts a server; see `tests.backends.server_double`."""
+    """A model whose replica has two devices and starts a server over them; see `tests.backends.server_double`."""
     double = [str(ROOT / "tests/backends/server_double.py"), "--notes", str(folder / "server_notes")]
+    told = ["--port", "{port}", "--tensor-parallel", "{tensor_parallel}"]
     return {
         "backend": "server",
-        "launch": {"command": ["{python}", *double, "--port", "{port}"], "grace_s": 1},
-        "replicas": {"num_cpus": 0.02},
+        "launch": {"command": ["{python}", *double, *told], "grace_s": 1},
+        "replicas": {"num_cpus": 0.02, "num_gpus": 2},
     }
 
 
@@ -185,7 +186,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]
     extra = {
         "ray": {
             "dashboard_port": 0,
-            "num_gpus": 2,
+            "num_gpus": 4,
             "num_cpus": 4,
             "resources": {"lab": 2, "accelerator_type:L4": 1},
         },

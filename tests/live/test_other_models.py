@@ -4,6 +4,8 @@ that a replica starts.
 The first two point at this very platform's own OpenAI route, a real server that answers with the embedded model.
 """
 
+import json
+
 import httpx
 import psutil
 import pytest
@@ -65,6 +67,26 @@ def _answers(client: Client) -> bool:
         return False
 
 
+def _devices(platform: LivePlatform) -> set[str]:
+    """Those that the last server was given."""
+    last = json.loads((platform.config.parent / "server_notes").read_text().splitlines()[-1])
+    assert last["spread"] == 2
+    return set(last["environment"]["CUDA_VISIBLE_DEVICES"].split(","))
+
+
+def _held(platform: LivePlatform, model: str) -> set[str]:
+    replicas = httpx.get(f"{platform.url}/models/{model}/replicas", timeout=30).json()
+    return {str(device) for replica in replicas for device in replica["gpus"]}
+
+
+def test_a_server_has_the_devices_that_its_replica_reserved(platform: LivePlatform, client: Client):
+    assert client.chat("hi", model="child").text.startswith("well ")
+    devices = _devices(platform)
+    assert len(devices) == 2
+    assert devices == _held(platform, "child")
+    assert not devices & _held(platform, "on-gpus")
+
+
 def test_a_replica_starts_a_server_and_takes_it_along_when_it_is_killed(
     platform: LivePlatform, client: Client
 ):
@@ -78,3 +100,4 @@ def test_a_replica_starts_a_server_and_takes_it_along_when_it_is_killed(
     eventually(lambda: not server.is_running(), "the end of the killed replica's server")
     eventually(lambda: _answers(client), "another replica with a server of its own")
     assert len(_servers(platform)) == 1
+    assert len(_devices(platform)) == 2

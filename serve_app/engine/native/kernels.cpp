@@ -14,7 +14,9 @@ extern "C" int omp_get_thread_num();
 
 namespace {
 
-constexpr int kFewRows = 4;    // so few that every thread does what lies between products for itself
+constexpr int kQueries = 48; // that meet a tile of keys together
+constexpr int kTogether = Of<float>::rows;
+constexpr int kLine = 16;    // numbers that come from memory together
 
 struct Layer {
   const float *input_norm;
@@ -40,10 +42,13 @@ struct Cache {
   int64_t page;
 };
 
-// One row is one token. `pages` [rows, stride]: those of its request. `wanted`: rows whose logits are asked for.
+// One row is one token. `blocks` [block_count, 3]: a first row, how many rows, and the position of the first; they are
+// of one request and in its order, and their queries of one key head are at most kQueries. `pages` [block_count,
+// stride]: those of the request. `wanted`: rows whose logits are asked for.
 struct Step {
   int64_t rows;
-  const int64_t *positions;
+  const int64_t *blocks;
+  int64_t block_count;
   const int32_t *pages;
   int64_t stride;
   const int64_t *wanted;
@@ -57,8 +62,9 @@ struct Scratch {
   float *room;         // [threads, widest input]
   float *wide;         // [rows, widest output of a layer]
   float *mixed;        // [rows, heads * head_dim]
-  float *scores;       // [threads, heads / kv_heads, longest]
-  int64_t longest, widest;
+  float *scores;       // [threads, kQueries, longest]
+  float *heads;        // [threads, kQueries + kOuts, head_dim]
+  int64_t longest, widest; // `longest` is a multiple of kOuts
 };
 
 float norm_factor(const float *row, int64_t width, float eps) {
@@ -119,23 +125,59 @@ void ready_head(const Model &m, const float *norm, int64_t at, float *head) {
   turn(head, m.turns + at * m.head_dim, m.head_dim);
 }
 
-// Rotate a row's key of one head and the queries that share it, in place, and store its key and value.
-void rotate_and_store(const Model &m, const Layer &layer, const Cache &cache, int64_t index, const Step &step,
-                      int64_t row, int64_t head, float *qkv) {
-  const int64_t width = m.head_dim, at = step.positions[row], group = m.heads / m.kv_heads;
-  const int32_t *pages = step.pages + row * step.stride;
-  for (int64_t h = head * group; h < (head + 1) * group; h++) ready_head(m, layer.q_norm, at, qkv + h * width);
-  float *key = qkv + (m.heads + head) * width, *value = key + m.kv_heads * width;
-  ready_head(m, layer.k_norm, at, key);
-  std::memcpy(place(cache.keys[index], m, cache, pages, head, at), key, width * sizeof(float));
-  std::memcpy(place(cache.values[index], m, cache, pages, head, at), value, width * sizeof(float));
+// The rows of a block and one key head, whose queries meet the keys up to their own.
+struct Meeting {
+  int64_t row, tokens, position, head, group;
+  const int32_t *pages;
+
+  int64_t queries() const { return tokens * group; }
+  // How many keys query `q` sees; they are ordered by token.
+  int64_t seen(int64_t q) const { return position + q / group + 1; }
+};
+
+Meeting meeting(const Model &m, const Step &step, int64_t item) {
+  const int64_t number = item / m.kv_heads, *block = step.blocks + 3 * number;
+  return {block[0], block[1], block[2], item % m.kv_heads, m.heads / m.kv_heads, step.pages + number * step.stride};
 }
 
-float dot(const float *a, const float *b, int64_t width) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < width; i++) sum += a[i] * b[i];
-  return sum;
+// Rotate the keys of a meeting and its queries, in place, and store its keys and values.
+void rotate_and_store(const Model &m, const Layer &layer, const Cache &cache, int64_t index, const Meeting &of,
+                      float *wide) {
+  const int64_t width = m.head_dim;
+  for (int64_t token = 0; token < of.tokens; token++) {
+    float *qkv = wide + (of.row + token) * layer.qkv.out;
+    const int64_t at = of.position + token;
+    for (int64_t h = of.head * of.group; h < (of.head + 1) * of.group; h++)
+      ready_head(m, layer.q_norm, at, qkv + h * width);
+    float *key = qkv + (m.heads + of.head) * width, *value = key + m.kv_heads * width;
+    ready_head(m, layer.k_norm, at, key);
+    std::memcpy(place(cache.keys[index], m, cache, of.pages, of.head, at), key, width * sizeof(float));
+    std::memcpy(place(cache.values[index], m, cache, of.pages, of.head, at), value, width * sizeof(float));
+  }
+}
+
+// Eight numbers from `at` on of each of eight rows, to [8, kOuts].
+void turn_over(const float *const *rows, int64_t at, float *to) {
+  __m256 a[8], b[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(rows[i] + at);
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+    b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+    a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+    a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+    a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    _mm256_storeu_ps(to + i * kOuts, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+    _mm256_storeu_ps(to + (i + 4) * kOuts, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+  }
 }
 
 void soften(float *scores, int64_t count) {
@@ -148,52 +190,98 @@ void soften(float *scores, int64_t count) {
   for (int64_t i = 0; i < count; i++) scores[i] /= sum;
 }
 
-// What the queries that share key head `head` find at the positions up to the row's own. WIDTH 0: any.
-template <int WIDTH>
-void attend(const Model &m, const Cache &cache, int64_t index, const Step &step, int64_t row, int64_t head,
-            const float *qkv, const Scratch &scratch, float *scores, float *mixed) {
-  const int64_t width = WIDTH ? WIDTH : m.head_dim, group = m.heads / m.kv_heads, length = step.positions[row] + 1;
-  const int32_t *pages = step.pages + row * step.stride;
-  const float *q = qkv + head * group * width;
-  const float scale = 1 / std::sqrt(static_cast<float>(width));
-  mixed += head * group * width;
-  for (int64_t at = 0; at < length; at++) {
-    const float *key = place(cache.keys[index], m, cache, pages, head, at);
-    for (int64_t g = 0; g < group; g++) scores[g * scratch.longest + at] = dot(q + g * width, key, width) * scale;
-  }
-  for (int64_t g = 0; g < group; g++) soften(scores + g * scratch.longest, length);
-  std::memset(mixed, 0, group * width * sizeof(float));
-  for (int64_t at = 0; at < length; at++) {
-    const float *value = place(cache.values[index], m, cache, pages, head, at);
-    for (int64_t g = 0; g < group; g++) {
-      const float share = scores[g * scratch.longest + at];
-      float *to = mixed + g * width;
-#pragma omp simd
-      for (int64_t i = 0; i < width; i++) to[i] += share * value[i];
+// Products of queries with keys, kOuts keys at a time: `turned` is room for them, [head_dim, kOuts]. Every product is a
+// sum of its own in one order, whoever else meets.
+void score(const Model &m, float *keys, const float *values, const Cache &cache, const Meeting &of,
+           const float *queries, float *turned, float *scores, int64_t longest) {
+  const int64_t width = m.head_dim, length = of.seen(of.queries() - 1);
+  for (int64_t at = 0; at < length; at += kOuts) {
+    const float *rows[kOuts];
+    for (int64_t i = 0, left = 0; i < kOuts; i++) {
+      if (at + i >= length) {
+        rows[i] = rows[i - 1]; // what comes of it nobody reads
+      } else if (left-- > 0) {
+        rows[i] = rows[i - 1] + width;
+      } else {
+        rows[i] = place(keys, m, cache, of.pages, of.head, at + i);
+        left = cache.page - 1 - (at + i) % cache.page;
+      }
+      // The keys after the next ones, and the values that belong to these.
+      for (int64_t j = 0; j < width; j += kLine) {
+        _mm_prefetch(reinterpret_cast<const char *>(rows[i] + 2 * kOuts * width + j), _MM_HINT_T1);
+        _mm_prefetch(reinterpret_cast<const char *>(rows[i] - keys + values + j), _MM_HINT_T1);
+      }
     }
+    for (int64_t i = 0; i < width; i += 8)
+      for (int64_t half = 0; half < kOuts; half += 8) turn_over(rows + half, i, turned + i * kOuts + half);
+    for (int64_t q = std::max<int64_t>(0, at - of.position) * of.group; q < of.queries(); q += kTogether)
+      with_constant<kTogether>(std::min<int64_t>(kTogether, of.queries() - q), [&](auto count) {
+        float found[count][kOuts];
+        sums<count>(turned, kOuts, queries + q * width, width, width, NothingAhead{}, found);
+        for (int i = 0; i < count; i++) std::memcpy(scores + (q + i) * longest + at, found[i], sizeof found[i]);
+      });
   }
+}
+
+// Values weighted by `shares` [queries, longest], summed page by page, to the rows of `mixed`.
+void mix(const Model &m, float *values, const Cache &cache, const Meeting &of, const float *shares, int64_t longest,
+         float *mixed) {
+  const int64_t width = m.head_dim;
+  for (int64_t q = 0; q < of.queries(); q += kTogether)
+    with_constant<kTogether>(std::min<int64_t>(kTogether, of.queries() - q), [&](auto count) {
+      const int64_t length = of.seen(q + count - 1);
+      for (int64_t i = 0; i < width; i += kOuts) {
+        float whole[count][kOuts] = {}, part[count][kOuts];
+        for (int64_t at = 0; at < length; at += cache.page) {
+          const float *page = place(values, m, cache, of.pages, of.head, at);
+          const int64_t tokens = std::min(cache.page, length - at);
+          sums<count>(page + i, width, shares + q * longest + at, longest, tokens, NothingAhead{}, part);
+          for (int r = 0; r < count; r++)
+            for (int o = 0; o < kOuts; o++) whole[r][o] += part[r][o];
+        }
+        for (int r = 0; r < count; r++) {
+          const int64_t row = of.row + (q + r) / of.group, head = of.head * of.group + (q + r) % of.group;
+          std::memcpy(mixed + (row * m.heads + head) * width + i, whole[r], sizeof whole[r]);
+        }
+      }
+    });
+}
+
+// What the queries of a meeting find, to `mixed` [rows, heads * head_dim].
+void attend(const Model &m, const Layer &layer, const Cache &cache, int64_t index, const Meeting &of,
+            const Scratch &s) {
+  const int64_t width = m.head_dim, count = of.queries(), thread = omp_get_thread_num();
+  float *queries = s.heads + thread * (kQueries + kOuts) * width, *turned = queries + kQueries * width;
+  float *scores = s.scores + thread * kQueries * s.longest;
+  const float scale = 1 / std::sqrt(static_cast<float>(width));
+  for (int64_t q = 0; q < count; q++) {
+    const int64_t row = of.row + q / of.group, head = of.head * of.group + q % of.group;
+    const float *from = s.wide + row * layer.qkv.out + head * width;
+    for (int64_t i = 0; i < width; i++) queries[q * width + i] = from[i] * scale;
+  }
+  score(m, cache.keys[index], cache.values[index], cache, of, queries, turned, scores, s.longest);
+  for (int64_t q = 0; q < count; q++) {
+    float *own = scores + q * s.longest;
+    soften(own, of.seen(q));
+    // Whoever shares registers with one that sees more adds nothing for what it does not see.
+    std::fill(own + of.seen(q), own + of.seen(count - 1), 0.0f);
+  }
+  mix(m, cache.values[index], cache, of, scores, s.longest, s.mixed);
 }
 
 // Within a parallel region: `mixed` of all rows.
 void attention(const Model &m, const Layer &layer, const Cache &cache, int64_t index, const Step &step,
                const Scratch &s) {
-  const int64_t wide = layer.qkv.out, narrow = m.heads * m.head_dim, items = step.rows * m.kv_heads;
-#pragma omp for schedule(static) nowait
-  for (int64_t item = 0; item < items; item++) {
-    const int64_t row = item / m.kv_heads;
-    rotate_and_store(m, layer, cache, index, step, row, item % m.kv_heads, s.wide + row * wide);
-  }
+  const int64_t items = step.block_count * m.kv_heads;
+#pragma omp for schedule(static, 1) nowait
+  for (int64_t item = 0; item < items; item++)
+    rotate_and_store(m, layer, cache, index, meeting(m, step, item), s.wide);
   // A row of its own request meets only keys that the same thread has just stored, or that lay there before.
   if (!step.single) {
 #pragma omp barrier
   }
-  float *scores = s.scores + omp_get_thread_num() * (m.heads / m.kv_heads) * s.longest;
-#pragma omp for schedule(static)
-  for (int64_t item = 0; item < items; item++) {
-    const int64_t row = item / m.kv_heads, head = item % m.kv_heads;
-    auto each = m.head_dim == 64 ? attend<64> : m.head_dim == 128 ? attend<128> : attend<0>;
-    each(m, cache, index, step, row, head, s.wide + row * wide, s, scores, s.mixed + row * narrow);
-  }
+#pragma omp for schedule(static, 1)
+  for (int64_t item = 0; item < items; item++) attend(m, layer, cache, index, meeting(m, step, item), s);
 }
 
 // Within a parallel region: rows as products take them, `make(row, room)` giving the numbers of one. Few rows each

@@ -10,11 +10,14 @@
 #include <cstdint>
 #include <cstring>
 #include <immintrin.h>
+#include <type_traits>
 
 namespace {
 
-constexpr int kOuts = 16;      // outputs of a block: see pack_int8
-constexpr int kRowBlock = 48;  // rows whose activations stay in the second-level cache
+constexpr int kOuts = 16;        // outputs of a block: see pack_int8
+constexpr int kRowBlock = 48;    // rows whose activations stay in the second-level cache
+constexpr int kReadAhead = 4096; // bytes
+constexpr int kFewRows = 4;      // so few that every thread does what lies between products for itself
 
 struct Product {
   const void *weights; // int8 [out / 16, in / 2, 16, 2], or float [out / 16, in, 16]
@@ -33,12 +36,14 @@ template <class Number> struct Of;
 template <> struct Of<int16_t> {
   using Weight = int8_t;
   using Sum = int32_t;
-  static constexpr int rows = 4; // that share a weight in registers
+  static constexpr int rows = 4;   // that share a weight in registers
+  static constexpr int inputs = 2; // at a turn of the loop over them
 };
 template <> struct Of<float> {
   using Weight = float;
   using Sum = float;
   static constexpr int rows = 6;
+  static constexpr int inputs = 1;
 };
 
 // ---- Activations ----
@@ -64,15 +69,31 @@ float ready_row(const float *row, int64_t in, float *to) {
 
 // ---- Products ----
 
+// What is read soon: `step` bytes of it are fetched at each turn of a loop over inputs.
+struct Ahead {
+  const char *from;
+  int64_t step;
+
+  void fetch() {
+    _mm_prefetch(from, _MM_HINT_T1);
+    from += step;
+  }
+};
+struct NothingAhead {
+  void fetch() {}
+};
+
 // Loops over rows are unrolled by order: otherwise the sums would go to memory at each turn.
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 
-template <int R> void sums(const int8_t *w, const int16_t *x, int64_t in, int32_t (*to)[kOuts]) {
+template <int R>
+void sums(const int8_t *w, const int16_t *x, int64_t in, Ahead ahead, int32_t (*to)[kOuts]) {
   __m512i even[R], odd[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) even[r] = odd[r] = _mm512_setzero_si512();
   auto pair = [&](int64_t k, __m512i *acc) {
+    ahead.fetch();
     const __m512i weight = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(w + k * kOuts)));
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
@@ -90,11 +111,13 @@ template <int R> void sums(const int8_t *w, const int16_t *x, int64_t in, int32_
 
 #else
 
-template <int R> void sums(const int8_t *w, const int16_t *x, int64_t in, int32_t (*to)[kOuts]) {
+template <int R>
+void sums(const int8_t *w, const int16_t *x, int64_t in, Ahead ahead, int32_t (*to)[kOuts]) {
   __m256i low[R], high[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_si256();
   for (int64_t k = 0; k < in; k += 2, w += 2 * kOuts) {
+    ahead.fetch();
     const __m256i first = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(w)));
     const __m256i second = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(w + kOuts)));
 #pragma GCC unroll 8
@@ -115,15 +138,19 @@ template <int R> void sums(const int8_t *w, const int16_t *x, int64_t in, int32_
 
 #endif
 
-template <int R> void sums(const float *w, const float *x, int64_t in, float (*to)[kOuts]) {
+// Rows [R, in], `x_step` apart, times weights [in, kOuts], `w_step` apart.
+template <int R, class Fetching>
+void sums(const float *w, int64_t w_step, const float *x, int64_t x_step, int64_t in, Fetching ahead,
+          float (*to)[kOuts]) {
   __m256 low[R], high[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_ps();
-  for (int64_t k = 0; k < in; k++, w += kOuts) {
+  for (int64_t k = 0; k < in; k++, w += w_step) {
+    ahead.fetch();
     const __m256 first = _mm256_loadu_ps(w), second = _mm256_loadu_ps(w + 8);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const __m256 number = _mm256_broadcast_ss(x + r * in + k);
+      const __m256 number = _mm256_broadcast_ss(x + r * x_step + k);
       low[r] = _mm256_fmadd_ps(first, number, low[r]);
       high[r] = _mm256_fmadd_ps(second, number, high[r]);
     }
@@ -135,17 +162,31 @@ template <int R> void sums(const float *w, const float *x, int64_t in, float (*t
   }
 }
 
+template <int R>
+void sums(const float *w, const float *x, int64_t in, Ahead ahead, float (*to)[kOuts]) {
+  sums<R>(w, kOuts, x, in, in, ahead, to);
+}
+
 inline float value(int32_t sum, float x_scale, const float *scales, int64_t out) {
   return sum * (x_scale * scales[out]);
 }
 inline float value(float sum, float, const float *, int64_t) { return sum; }
 
+// `work` with the constant that `rows` is, at most R.
+template <int R, class Work> void with_constant(int64_t rows, Work work) {
+  if (rows == R) work(std::integral_constant<int, R>{});
+  if constexpr (R > 1) {
+    if (rows < R) with_constant<R - 1>(rows, work);
+  }
+}
+
 // R rows of one block of outputs; with `add` they are added to what is there.
 template <int R, class Number>
-void tile(const Product &p, int64_t block, const Number *x, const float *x_scales, float *to, bool add) {
+void tile(const Product &p, int64_t block, const Number *x, const float *x_scales, Ahead ahead, float *to,
+          bool add) {
   typename Of<Number>::Sum whole[R][kOuts];
   const auto *weights = static_cast<const typename Of<Number>::Weight *>(p.weights);
-  sums<R>(weights + block * kOuts * p.in, x, p.in, whole);
+  sums<R>(weights + block * kOuts * p.in, x, p.in, ahead, whole);
   const float *bias = p.bias ? p.bias + block * kOuts : nullptr;
   for (int r = 0; r < R; r++) {
     float *out = to + r * p.out + block * kOuts;
@@ -156,34 +197,47 @@ void tile(const Product &p, int64_t block, const Number *x, const float *x_scale
   }
 }
 
-// Fewer rows than R + 1.
-template <int R, class Number>
-void last_tile(const Product &p, int64_t block, int64_t rows, const Number *x, const float *x_scales, float *to,
-               bool add) {
-  if (rows == R) tile<R>(p, block, x, x_scales, to, add);
-  if constexpr (R > 1) {
-    if (rows < R) last_tile<R - 1>(p, block, rows, x, x_scales, to, add);
-  }
+// What the tiles of a block fetch, the first one's part. Several share the next block: left to itself the processor
+// waits for the memory at a block's first tile, and the memory for the processor at the others. A single one only reads
+// on, a little before its time.
+template <class Number> Ahead ahead_of(const Product &p, int64_t block, int64_t tiles) {
+  const int64_t width = kOuts * sizeof(typename Of<Number>::Weight), bytes = width * p.in;
+  const int64_t turn = width * Of<Number>::inputs, next = std::min(block + 1, p.out / kOuts - 1);
+  const char *weights = static_cast<const char *>(p.weights);
+  if (tiles == 1) return {weights + block * bytes + kReadAhead, turn};
+  return {weights + next * bytes, (turn + tiles - 1) / tiles};
 }
 
 template <class Number>
 void rows_of_block(const Product &p, int64_t block, int64_t rows, const Number *x, const float *x_scales, float *to,
                    bool add) {
   constexpr int several = Of<Number>::rows;
-  int64_t row = 0;
-  for (; row + several <= rows; row += several)
-    tile<several>(p, block, x + row * p.in, x_scales + row, to + row * p.out, add);
-  last_tile<several - 1>(p, block, rows - row, x + row * p.in, x_scales + row, to + row * p.out, add);
+  Ahead ahead = ahead_of<Number>(p, block, (rows + several - 1) / several);
+  for (int64_t row = 0; row < rows; row += several) {
+    with_constant<several>(std::min<int64_t>(several, rows - row), [&](auto count) {
+      tile<count>(p, block, x + row * p.in, x_scales + row, ahead, to + row * p.out, add);
+    });
+    ahead.from += ahead.step * p.in / Of<Number>::inputs;
+  }
 }
 
-// Within a parallel region: to [rows, out] (+)= x [rows, in] times the weights.
+// Within a parallel region: to [rows, out] (+)= x [rows, in] times the weights. Blocks of few rows are done so soon
+// that handing them out one by one costs more than a thread that is late; with more rows it is the other way round.
 template <class Number>
 void multiply(const Product &p, int64_t rows, const Ready<Number> &x, float *to, bool add) {
+  const int64_t blocks = p.out / kOuts;
   for (int64_t from = 0; from < rows; from += kRowBlock) {
     const int64_t count = std::min<int64_t>(kRowBlock, rows - from);
-#pragma omp for schedule(static)
-    for (int64_t block = 0; block < p.out / kOuts; block++)
+    auto each = [&](int64_t block) {
       rows_of_block(p, block, count, x.rows + from * p.in, x.scales + from, to + from * p.out, add);
+    };
+    if (rows <= kFewRows) {
+#pragma omp for schedule(static)
+      for (int64_t block = 0; block < blocks; block++) each(block);
+    } else {
+#pragma omp for schedule(dynamic, 2)
+      for (int64_t block = 0; block < blocks; block++) each(block);
+    }
   }
 }
 

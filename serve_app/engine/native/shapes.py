@@ -58,7 +58,8 @@ class CCache(Structure):
 class CStep(Structure):
     _fields_: ClassVar[Fields] = [
         ("rows", c_int64),
-        ("positions", c_void_p),
+        ("blocks", c_void_p),
+        ("block_count", c_int64),
         ("pages", c_void_p),
         ("stride", c_int64),
         ("wanted", c_void_p),
@@ -75,6 +76,7 @@ class CScratch(Structure):
         ("wide", c_void_p),
         ("mixed", c_void_p),
         ("scores", c_void_p),
+        ("heads", c_void_p),
         ("longest", c_int64),
         ("widest", c_int64),
     ]

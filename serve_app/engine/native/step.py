@@ -1,4 +1,4 @@
-"""All layers of a small batch in one call of compiled code."""
+"""All layers of a batch in one call of compiled code."""
 
 from collections.abc import Sequence
 from ctypes import CDLL, byref, c_void_p
@@ -14,12 +14,18 @@ from serve_app.engine.native.shapes import CCache, CLayer, CModel, CProduct, CSc
 from serve_app.engine.rows import wanted_rows
 from serve_app.engine.spec import ModelSpec
 
-MOST_ROWS = 576
-_MOST_LOOKS = 1 << 17
-"""Tokens of prompts times the positions they look at: beyond, torch's attention over a whole prompt is faster."""
+_OUTPUTS = 16
+"""`kOuts` of the kernels."""
 
 _FEW_ROWS = 4
 """`kFewRows` of the kernels."""
+
+_QUERIES = 48
+"""`kQueries` of the kernels."""
+
+_ROWS = 64
+_PLACES = 512
+"""Room is made for a multiple of so many rows, and of so many positions."""
 
 
 class NativeStep:
@@ -47,36 +53,16 @@ class NativeStep:
         self._memory: tuple[KvCache, CCache] | None = None
         self._scratch: _Scratch | None = None
 
-    @staticmethod
-    def suits(segment: Segment) -> bool:
-        """Whether this is the faster way for a segment, whatever is beside it, and has room for it."""
-        known = len(segment.tokens) - len(segment.guessed)
-        return known == 1 or (known <= MOST_ROWS and known * segment.end <= _MOST_LOOKS)
-
-    @classmethod
-    def groups(cls, segments: Sequence[Segment]) -> list[list[int]]:
-        """Indices of the segments that suit, as many together as there is room for."""
-        groups: list[list[int]] = []
-        rows = MOST_ROWS
-        for index, segment in enumerate(segments):
-            if cls.suits(segment):
-                rows += len(segment.tokens)
-                if rows > MOST_ROWS:
-                    groups.append([])
-                    rows = len(segment.tokens)
-                groups[-1].append(index)
-        return groups
-
     def forward(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
         """float32 logits [wanted, vocabulary], in the order of the segments that want them."""
         ids = torch.tensor([token for segment in segments for token in segment.tokens])
         hidden = self._weights.embedding(ids).float().contiguous()
-        positions = torch.tensor([at for s in segments for at in range(s.position, s.end)])
-        pages = _page_table(segments)
+        blocks, pages = _blocks(segments, _QUERIES * self._spec.kv_heads // self._spec.heads)
         wanted = wanted_rows(segments, range(len(segments)), ids.device)
         step = CStep(
             len(ids),
-            address(positions),
+            address(blocks),
+            len(blocks),
             address(pages),
             pages.shape[1],
             address(wanted),
@@ -85,7 +71,7 @@ class NativeStep:
         )
         last = torch.empty(len(wanted), self._spec.hidden)
         logits = torch.empty(len(wanted), self._spec.vocab_size)
-        room = self._room(max(segment.end for segment in segments))
+        room = self._room(len(ids), max(segment.end for segment in segments))
         parts = (byref(self._model), byref(self._places(cache)), byref(step), byref(room.shape))
         tensors = (c_void_p(address(tensor)) for tensor in (hidden, last, logits))
         self._library.run_step(*parts, *tensors)
@@ -99,40 +85,49 @@ class NativeStep:
             self._memory = cache, CCache(keys, values, cache.page)
         return self._memory[1]
 
-    def _room(self, longest: int) -> "_Scratch":
+    def _room(self, rows: int, longest: int) -> "_Scratch":
         threads = torch.get_num_threads()
-        if self._scratch is None or not self._scratch.serves(threads, longest):
-            # Twice as much, so that a growing request does not ask again at each step.
+        known = self._scratch
+        if known is None or not known.serves(threads, rows, longest):
             number = torch.float32 if isinstance(self._weights.head, NativeLinear) else torch.int16
-            self._scratch = _Scratch(self._spec, threads, 2 * longest, number)
-        return self._scratch
+            if known is not None:
+                rows, longest = max(rows, known.rows), max(longest, known.longest)
+            self._scratch = known = _Scratch(self._spec, threads, rows, longest, number)
+        return known
 
 
 class _Scratch:
-    """Room for what a step computes on its way. `number`: what products take."""
+    """Room for what a step computes on its way, for somewhat more than is asked for: the next request may be longer.
 
-    def __init__(self, spec: ModelSpec, threads: int, longest: int, number: torch.dtype) -> None:
+    `rows` of a step; `longest`: positions that a row looks at. `number`: what products take.
+    """
+
+    def __init__(self, spec: ModelSpec, threads: int, rows: int, longest: int, number: torch.dtype) -> None:
         queries = spec.heads * spec.head_dim
         qkv = queries + 2 * spec.kv_heads * spec.head_dim
         widest = max(spec.hidden, queries, spec.feed_forward)
-        ready = max(MOST_ROWS, _FEW_ROWS * threads)
-        self._threads = threads
+        self.threads = threads
+        self.rows = -(-rows // _ROWS) * _ROWS
+        self.longest = -(-longest // _PLACES) * _PLACES
         self._tensors = (
-            torch.empty(ready, widest, dtype=number),
-            torch.empty(ready),
+            torch.empty(max(self.rows, _FEW_ROWS * threads), widest, dtype=number),
+            torch.empty(max(self.rows, _FEW_ROWS * threads)),
             torch.empty(threads, widest),
-            torch.empty(MOST_ROWS, max(qkv, 2 * spec.feed_forward, spec.hidden)),
-            torch.empty(MOST_ROWS, queries),
-            torch.empty(threads, spec.heads // spec.kv_heads, longest),
+            torch.empty(self.rows, max(qkv, 2 * spec.feed_forward, spec.hidden)),
+            torch.empty(self.rows, queries),
+            torch.empty(threads, _QUERIES, self.longest),
+            torch.empty(threads, _QUERIES + _OUTPUTS, spec.head_dim),
         )
-        self.shape = CScratch(*(address(tensor) for tensor in self._tensors), longest, widest)
+        self.shape = CScratch(*(address(tensor) for tensor in self._tensors), self.longest, widest)
 
-    def serves(self, threads: int, longest: int) -> bool:
-        return threads <= self._threads and longest <= self.shape.longest
+    def serves(self, threads: int, rows: int, longest: int) -> bool:
+        return threads <= self.threads and rows <= self.rows and longest <= self.longest
 
 
-def all_native(weights: ModelWeights) -> bool:
-    """Whether the compiled step knows every product."""
+def all_native(spec: ModelSpec, weights: ModelWeights) -> bool:
+    """Whether the compiled step knows every product, and heads of this width."""
+    if spec.head_dim % _OUTPUTS or spec.heads > _QUERIES * spec.kv_heads:
+        return False
     products = [weights.head]
     for layer in weights.layers:
         products += [layer.qkv, layer.output, layer.gate_up, layer.down]
@@ -159,12 +154,16 @@ def _layer(layer: LayerWeights) -> CLayer:
     )
 
 
-def _page_table(segments: Sequence[Segment]) -> torch.Tensor:
-    """int32 [tokens, n]: the pages of each token's request."""
+def _blocks(segments: Sequence[Segment], most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stretches of at most so many rows of one segment: int64 [n, 3], first row, how many, position of the first; and
+    int32 [n, m], the pages of each one's request.
+    """
     longest = max(len(segment.pages) for segment in segments)
-    rows = [
-        own
-        for segment in segments
-        for own in [[*segment.pages, *([0] * (longest - len(segment.pages)))]] * len(segment.tokens)
-    ]
-    return torch.tensor(rows, dtype=torch.int32)
+    blocks, pages, row = [], [], 0
+    for segment in segments:
+        own = [*segment.pages, *([0] * (longest - len(segment.pages)))]
+        for at in range(0, len(segment.tokens), most):
+            blocks.append((row + at, min(most, len(segment.tokens) - at), segment.position + at))
+            pages.append(own)
+        row += len(segment.tokens)
+    return torch.tensor(blocks, dtype=torch.int64), torch.tensor(pages, dtype=torch.int32)
