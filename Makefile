@@ -63,6 +63,7 @@ bench: setup-dev ## The benchmarks of docs/benchmarks.md; figures go to out/benc
 	@$(BIN)/python -m benchmarks.scale --json out/benchmarks/scale.json
 	@$(BIN)/python -m benchmarks.scale --postgres --json out/benchmarks/takeover.json
 	@$(BIN)/python -m benchmarks.engine --serve --json out/benchmarks/engine.json
+	@$(BIN)/python -m benchmarks.kernels --json out/benchmarks/kernels.json
 	@$(BIN)/python -m benchmarks.embeddings --json out/benchmarks/embeddings.json
 	@$(BIN)/python -m benchmarks.sizing --json out/benchmarks/sizing.json
 	@$(BIN)/python -m benchmarks.gateway --json out/benchmarks/gateway.json

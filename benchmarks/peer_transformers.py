@@ -16,18 +16,24 @@ BLOCKS = 256
 Encode: TypeAlias = Callable[[str], list[int]]
 
 
+def from_gguf(path: Path) -> LlamaForCausalLM:
+    """The model of a GGUF file of the llama family, in float32, as one that can be saved too."""
+    # transformers leaves these without types.
+    read_file: Any = load_gguf_checkpoint
+    model: Any = LlamaForCausalLM(LlamaConfig(**read_file(str(path))["config"]))
+    read = read_file(str(path), return_tensors=True, model_to_load=model)
+    model.load_state_dict(read["tensors"], strict=False)
+    model.tie_weights()
+    loaded: LlamaForCausalLM = model.eval()
+    return loaded
+
+
 class TransformersPeer:
     name = "transformers"
 
     def __init__(self, path: Path, dtype: torch.dtype, encode: Encode) -> None:
         """`path`: a GGUF file of the llama family."""
-        # transformers leaves these without types.
-        read_file: Any = load_gguf_checkpoint
-        model: Any = LlamaForCausalLM(LlamaConfig(**read_file(str(path))["config"]))
-        model.eval()
-        read = read_file(str(path), return_tensors=True, model_to_load=model)
-        model.load_state_dict(read["tensors"], strict=False)
-        model.tie_weights()
+        model: Any = from_gguf(path)
         self._model = model.to(dtype)
         self._encode = encode
 

@@ -93,7 +93,8 @@ class CallHints:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One model call. `temperature` 0 is greedy; `max_tokens` None is what is left of the window.
+    """One model call. `temperature` 0 is greedy; `max_tokens` None: the model's own bound, else what is
+    left of the window.
 
     Either `messages`, or a raw prompt that no chat template touches: `prompt`, or the token ids `prompt_ids`.
     `response_format` holds the answer to a form: `json_object`, `json_schema` as in OpenAI's API, and

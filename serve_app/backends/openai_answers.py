@@ -20,9 +20,13 @@ _ENDS = {"length": "length", "tool_calls": "tool_calls", "function_call": "tool_
 
 
 class Answer:
-    """Gathers tool calls, finish reason and usage from the pieces of one answer."""
+    """Gathers tool calls, finish reason and usage from the pieces of one answer.
 
-    def __init__(self) -> None:
+    `one_call`: the first call is the only one that was asked for; not every server keeps to it.
+    """
+
+    def __init__(self, *, one_call: bool = False) -> None:
+        self._one_call = one_call
         self._calls: dict[int, dict[str, Any]] = {}
         self._finish = ""
         self._usage: Mapping[str, Any] | None = None
@@ -59,21 +63,32 @@ class Answer:
     def last(self) -> ChatChunk:
         """The end of the answer: its tool calls whole, why it ended, and its usage.
 
+        A call that was cut off is left out.
+
         Raises:
             RemoteModelError: the stream ended before the answer did, or a tool call is none.
         """
         if not self._finish:
             # Not every server sends `[DONE]`, but all say why an answer ended.
             raise RemoteModelError("the server broke off its answer", fix="try again")
-        try:
-            calls = tuple(_named(call_from_wire(self._calls[index])) for index in sorted(self._calls))
-        except InvalidInput as error:
-            raise RemoteModelError(f"the server made a tool call that is none: {error.message}") from None
         finish = _ENDS.get(self._finish, "stop")
+        calls = self._whole_calls(cut_off=finish == "length")
         if calls and finish == "stop":
             # Said by OpenAI itself where one certain tool had to be called.
             finish = "tool_calls"
         return ChatChunk(tool_calls=calls, finish_reason=finish, usage=usage_from_wire(self._usage))
+
+    def _whole_calls(self, *, cut_off: bool) -> tuple[ToolCall, ...]:
+        calls: list[ToolCall] = []
+        for index in sorted(self._calls)[: 1 if self._one_call else None]:
+            try:
+                calls.append(_named(call_from_wire(self._calls[index])))
+            except InvalidInput as error:
+                if not cut_off:
+                    raise RemoteModelError(
+                        f"the server made a tool call that is none: {error.message}"
+                    ) from None
+        return tuple(calls)
 
 
 def _named(call: ToolCall) -> ToolCall:

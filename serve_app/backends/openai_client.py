@@ -84,7 +84,8 @@ class OpenAIClient:
         """The answer in pieces. Raises RemoteModelError, ContextLengthExceeded, InvalidInput."""
         body = spoken(request_to_wire(request, self._model, stream=True), self._dialect)
         path = "completions" if "prompt" in body else "chat/completions"
-        answer = Answer()
+        named = request.tool_choice not in (None, "auto", "none", "required")
+        answer = Answer(one_call=named or not request.parallel_tool_calls)
         try:
             async with self._http.stream("POST", path, json=body) as response:
                 if response.status_code != 200:

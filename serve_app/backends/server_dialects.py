@@ -66,6 +66,11 @@ def _llama_cpp(wire: dict[str, Any]) -> dict[str, Any]:
     if kind:
         del wire["response_format"]
         wire["grammar"] = "root ::= " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in form)
+    if isinstance(wire.get("tool_choice"), dict):
+        # It knows words only, and takes a name for `auto`.
+        named = wire["tool_choice"]["function"]["name"]
+        wire["tools"] = [tool for tool in wire["tools"] if tool["function"]["name"] == named]
+        wire["tool_choice"] = "required"
     if "repetition_penalty" in wire:
         wire["repeat_penalty"] = wire.pop("repetition_penalty")
     if "stop_token_ids" in wire:

@@ -26,6 +26,8 @@ EMBEDDED_MAX_TOKENS = 512
 PIECES_PER_S, PIECES_PER_S_ON_GPU = 100.0, 1000.0
 """Of all answers of a replica together: each piece takes a millisecond or two of processor time on its way to the
 client, and an engine on the same processor goes without them."""
+LONGEST_INTERVAL_S = 1.0
+"""Between two pieces of one answer, however many there are."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +38,8 @@ class TorchBackend:
         self._settings = settings
         self._engine: Engine | None = None
         self._dialect: Dialect | None = None
-        self._telling = 0
+        self._answering = 0
+        """Answers of which something came, and whose end did not."""
 
     def start(self) -> None:
         settings = self._settings
@@ -89,10 +92,8 @@ class TorchBackend:
             cause = f"the prompt has {len(prompt)} tokens, the window of {self._name} is {self.engine.context_window}"
             raise ContextLengthExceeded(cause, fix="shorten it or use a model with a larger window")
         form = await self._form(request, reading)
-        most = _most_tokens(request, self._settings)
-        params = _params(
-            request, form, reading, min(most or room, room), skip=self.dialect.hides_special_tokens(reading)
-        )
+        most = _most_tokens(request, self._settings, room)
+        params = _params(request, form, reading, most, skip=self.dialect.hides_special_tokens(reading))
         wanted = GenerationRequest(
             uuid.uuid4().hex, prompt, params, request.hints.priority, _deadline(request)
         )
@@ -105,10 +106,12 @@ class TorchBackend:
         self.engine.submit(wanted, arrived)
         answer = reading.parts()
         told_at = 0.0
-        self._telling += 1
+        begun = False
         try:
             while True:
                 burst = await _burst(outputs, told_at + self._interval_s())
+                self._answering += not begun
+                begun = True
                 told_at = loop.time()
                 chunk = _together([_chunk(output, answer) for output in burst if not output.failed])
                 if chunk.text or chunk.reasoning or chunk.tool_calls or chunk.logprobs or chunk.finish_reason:
@@ -119,14 +122,15 @@ class TorchBackend:
                     return
         finally:
             # Also when the caller went away: an ended request is unknown to the engine, and that is fine.
-            self._telling -= 1
+            self._answering -= begun
             self.engine.cancel(wanted.id)
 
     def _interval_s(self) -> float:
         """Between two pieces of one answer."""
         wanted = self._settings.stream_interval_s
         together = PIECES_PER_S if self.engine.device == "cpu" else PIECES_PER_S_ON_GPU
-        return max(wanted, self._telling / together) if wanted else 0.0
+        shared = min(LONGEST_INTERVAL_S, self._answering / together)
+        return max(wanted, shared) if wanted else 0.0
 
     def _prompt(self, request: ChatRequest) -> tuple[tuple[int, ...], Reading]:
         """The prompt's ids, and how to read the answer. A raw prompt has no thoughts and no tools."""
@@ -162,10 +166,10 @@ class TorchBackend:
         return {name: getattr(stats, name) for name in stats.__slots__}
 
 
-def _most_tokens(request: ChatRequest, settings: ModelSettings) -> int | None:
-    """Of its answer; None: whatever has room in the window."""
-    of_the_model = EMBEDDED_MAX_TOKENS if settings.source == EMBEDDED else None
-    return request.max_tokens or settings.max_tokens or of_the_model
+def _most_tokens(request: ChatRequest, settings: ModelSettings, room: int) -> int:
+    """Of its answer. `room`: what is left of the window."""
+    of_the_model = EMBEDDED_MAX_TOKENS if settings.source == EMBEDDED else room
+    return min(request.max_tokens or settings.max_tokens or of_the_model, room)
 
 
 def _params(

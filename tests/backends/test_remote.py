@@ -52,6 +52,30 @@ async def test_tool_calls_are_put_together_from_their_pieces():
     assert last.tool_calls == (ToolCall("c1", "add", {"a": 1}), ToolCall("c2", "now", {}))
 
 
+def now_call(index: int, arguments: str = "{}") -> dict[str, Any]:
+    return {"index": index, "id": f"c{index}", "function": {"name": "now", "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    ("more", "count"), [({}, 2), ({"parallel_tool_calls": False}, 1), ({"tool_choice": "now"}, 1)]
+)
+async def test_where_one_call_was_asked_for_there_is_one(more: dict[str, Any], count: int):
+    tools = (ToolSpec("now", "the time", {"type": "object"}),)
+    with serving(stream(delta(tool_calls=[now_call(0), now_call(1)]), delta(finish="tool_calls"))) as url:
+        last = (await collect(backend(url), ChatRequest(ASK.messages, tools=tools, **more)))[-1]
+    assert [call.id for call in last.tool_calls] == ["c0", "c1"][:count]
+
+
+async def test_a_call_that_was_cut_off_is_left_out():
+    calls = [now_call(0), now_call(1, '{"zone": "Eu')]
+    with serving(stream(delta(tool_calls=calls), delta(finish="length"))) as url:
+        last = (await collect(backend(url)))[-1]
+    assert ([call.id for call in last.tool_calls], last.finish_reason) == (["c0"], "length")
+    none = pytest.raises(RemoteModelError, match="a tool call that is none")
+    with serving(stream(delta(tool_calls=calls), delta(finish="tool_calls"))) as url, none:
+        await collect(backend(url))
+
+
 async def test_the_request_is_openais():
     seen: list[dict[str, Any]] = []
 
@@ -262,6 +286,13 @@ async def test_llama_cpps_own_word_for_a_penalty():
     request = ChatRequest(ASK.messages, sampling=Sampling(repetition_penalty=1.5))
     body = await sent(request, dialect="llama_cpp")
     assert (body["repeat_penalty"], "repetition_penalty" in body) == (1.5, False)
+
+
+async def test_llama_cpp_has_no_names_for_a_choice_of_tools():
+    tools = (*EVERYTHING.tools, ToolSpec("other", "does too", {"type": "object"}))
+    body = await sent(ChatRequest(ASK.messages, tools=tools, tool_choice="other"), dialect="llama_cpp")
+    assert body["tool_choice"] == "required"
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["other"]
 
 
 @pytest.mark.parametrize(

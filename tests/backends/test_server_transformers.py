@@ -12,16 +12,28 @@ from manta.config import ModelSettings
 from manta.errors import InvalidInput, RemoteModelError
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, Sampling, ToolSpec
 from serve_app.backends.server import ServerBackend
-from tests.backends.models import tiny_model
+from tests.engine.support import small_tokenizer
 from tests.waiting import eventually
 
+TEMPLATE = "{% for message in messages %}<s>{{ message.content }}</s>{% endfor %}"
 ASK = ChatRequest((ChatMessage("user", "the moon"),), max_tokens=8)
 TOOL = ToolSpec("now", "the time", {"type": "object"})
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny model"))
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    made = tmp_path_factory.mktemp("tiny model")
+    tokens = PreTrainedTokenizerFast(
+        tokenizer_object=small_tokenizer(made), bos_token="<s>", eos_token="</s>", chat_template=TEMPLATE
+    )
+    tokens.save_pretrained(made)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    # No end of text, so that an answer always has its full length.
+    config = LlamaConfig(vocab_size=len(tokens), **sizes, bos_token_id=1, eos_token_id=None, pad_token_id=0)
+    LlamaForCausalLM(config).save_pretrained(made)
+    return made
 
 
 @pytest.fixture

@@ -5,10 +5,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from manta.config import ModelSettings
 from serve_app.backends.torch_backend import _burst
+from serve_app.engine.engine import Engine
 from serve_app.engine.types import EngineOutput
 from tests.backends.torch_support import asking, parrot_backend
 
@@ -57,16 +59,40 @@ async def test_a_long_interval_gathers_the_answer_behind_its_first_token(tmp_pat
     assert "one two three".startswith(gathered[0])
 
 
-async def test_many_answers_share_what_a_replica_sends(tmp_path: Path) -> None:
+async def test_many_answers_share_what_a_replica_sends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with parrot_backend(tmp_path, TEMPLATE) as (backend, _):
-        for answers, interval_s in ((1, 0.05), (5, 0.05), (32, 0.32)):
-            backend._telling = answers
+        for answers, interval_s in ((0, 0.05), (5, 0.05), (32, 0.32), (500, 1.0)):
+            backend._answering = answers
             assert backend._interval_s() == interval_s
         backend._settings = ModelSettings(stream_interval_s=0)
         assert backend._interval_s() == 0
-        backend._telling = 0
-        parrot = backend.stream(asking("count"))
-        await anext(parrot)
-        assert backend._telling == 1
-        await parrot.aclose()
-        assert backend._telling == 0
+        backend._settings = ModelSettings()
+        monkeypatch.setattr(Engine, "device", "cuda:0")
+        backend._answering = 100
+        assert backend._interval_s() == 0.1
+
+
+async def test_requests_that_wait_for_their_first_token_are_no_answers_yet(tmp_path: Path) -> None:
+    async with parrot_backend(tmp_path, TEMPLATE) as (backend, parrot):
+        parrot.says = "one two three four five six seven"
+        may_go_on, forward = threading.Semaphore(1), parrot.forward
+
+        def in_step(*arguments: Any) -> torch.Tensor:
+            may_go_on.acquire(timeout=60)
+            return forward(*arguments)
+
+        parrot.forward = in_step  # type: ignore[method-assign]
+        # The engine takes one at a time.
+        first, second = backend.stream(asking("count")), backend.stream(asking("count"))
+        await anext(first)
+        waiting = asyncio.ensure_future(anext(second))
+        await asyncio.sleep(0)
+        assert backend._answering == 1
+        may_go_on.release(1000)
+        assert [chunk async for chunk in first][-1].finish_reason == "stop"
+        await waiting
+        assert backend._answering == 1
+        await second.aclose()
+        assert backend._answering == 0

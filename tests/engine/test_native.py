@@ -1,6 +1,7 @@
 """Compiled code: its products are the exact ones or near them, its step is the plain one, and nothing needs it."""
 
 import logging
+import re
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.engine import loader
@@ -20,7 +21,8 @@ from serve_app.engine.linear import Int8Linear, Linear
 from serve_app.engine.model import Transformer
 from serve_app.engine.native import build
 from serve_app.engine.native.product import NativeInt8Linear, NativeLinear, fits_float32, fits_int8
-from serve_app.engine.native.step import all_native
+from serve_app.engine.native.shapes import FEW_ROWS, OUTPUTS, QUERIES
+from serve_app.engine.native.step import _Scratch, all_native
 from tests.engine.support import SMALL_SIZES, randomise, small_tokenizer
 
 KERNELS = build.library()
@@ -44,6 +46,19 @@ def qwen2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def one_key_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("one key head")
+    sizes = {**SMALL_SIZES, "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 16}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False))
+    randomise(model, seed=6)
+    model.save_pretrained(folder)
+    small_tokenizer(folder)
+    return folder
+
+
 def transformer(folder: Path, config: EngineConfig) -> Transformer:
     model = load_bundle(folder, config).model
     assert isinstance(model, Transformer)
@@ -57,8 +72,8 @@ def known(folder: Path, config: EngineConfig) -> Transformer:
     return transformer(folder, config)
 
 
-def fresh_cache(model: Transformer) -> KvCache:
-    return KvCache(model.spec, 24, PAGE, model.dtype, model.device)
+def fresh_cache(model: Transformer, page: int = PAGE) -> KvCache:
+    return KvCache(model.spec, 24, page, model.dtype, model.device)
 
 
 def segment(first: int, count: int, pages: tuple[int, ...], position: int = 0, wanted: int = 1) -> Segment:
@@ -126,6 +141,23 @@ def test_the_step_is_the_plain_one(
 
 
 @compiled_only
+@pytest.mark.parametrize("page", [8, 12, 128])
+@pytest.mark.parametrize("family", ["small_folder", "one_key_head"])
+def test_long_prompts_in_pages_of_any_size_are_the_plain_ones(
+    family: str, page: int, request: pytest.FixtureRequest
+) -> None:
+    """Many blocks of queries, many tiles of keys, more queries of a key head than share registers."""
+    model = transformer(request.getfixturevalue(family), FLOAT32)
+    pages = tuple(range(23, 23 - -(-182 // page), -1))
+    ours, plain = fresh_cache(model, page), fresh_cache(model, page)
+    bare = Transformer(model.spec, model.weights, model.dtype)
+    steps = ([segment(5, 70, pages)], [segment(75, 110, pages, 70)], [segment(7, 1, pages, 180)])
+    for segments in steps:
+        found, wanted = model.forward(segments, ours), bare.forward(segments, plain)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@compiled_only
 @pytest.mark.parametrize("config", [INT8, FLOAT32], ids=["int8", "float32"])
 def test_neighbours_and_threads_change_no_bit(small_folder: Path, config: EngineConfig) -> None:
     model = transformer(small_folder, config)
@@ -146,8 +178,8 @@ def test_neighbours_and_threads_change_no_bit(small_folder: Path, config: Engine
 
 @compiled_only
 @pytest.mark.parametrize("config", [INT8, FLOAT32], ids=["int8", "float32"])
-@given(cuts=st.lists(st.integers(1, 179), max_size=6, unique=True))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(1, 179), min_size=1, max_size=6, unique=True))
+@settings(max_examples=25, deadline=None)
 def test_where_a_prompt_is_cut_changes_no_bit(
     small_folder: Path, config: EngineConfig, cuts: list[int]
 ) -> None:
@@ -162,10 +194,44 @@ def test_where_a_prompt_is_cut_changes_no_bit(
 
 
 @compiled_only
-def test_heads_of_other_widths_are_torchs(small_folder: Path) -> None:
+def test_heads_of_other_widths_are_torchs(tmp_path: Path) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    peer = Qwen3ForCausalLM(Qwen3Config(**SMALL_SIZES, head_dim=40, tie_word_embeddings=True)).eval()
+    randomise(peer, seed=5)
+    peer.save_pretrained(tmp_path)
+    small_tokenizer(tmp_path)
+    model = load_bundle(tmp_path, FLOAT32).model
+    assert isinstance(model, Transformer)
+    assert isinstance(model.weights.head, NativeLinear)
+    assert (model.native, model.rows_are_alike) == (None, False)
+    found = model.forward([segment(5, 20, (0, 1, 2))], fresh_cache(model))
+    with torch.inference_mode():
+        wanted = peer(torch.arange(5, 25)[None]).logits[0, -1:]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@compiled_only
+def test_more_queries_of_a_key_head_than_a_block_holds_are_torchs(small_folder: Path) -> None:
     model = transformer(small_folder, FLOAT32)
     assert all_native(model.spec, model.weights)
-    assert not all_native(replace(model.spec, head_dim=40), model.weights)
+    assert not all_native(replace(model.spec, heads=49 * model.spec.kv_heads), model.weights)
+
+
+@compiled_only
+def test_room_for_scores_is_bounded_by_what_stays_near(small_folder: Path) -> None:
+    spec = replace(transformer(small_folder, FLOAT32).spec, heads=6, kv_heads=2)
+    rooms = {places: _Scratch(spec, 2, 8, places, torch.float32) for places in (500, 8192, 500_000)}
+    assert {places: room.tokens for places, room in rooms.items()} == {500: 16, 8192: 10, 500_000: 1}
+    assert all(room.serves(2, 64, places) for places, room in rooms.items())
+    assert not rooms[500].serves(2, 65, 500)
+    assert not rooms[500].serves(2, 64, 513)
+
+
+def test_sizes_are_those_of_the_kernels() -> None:
+    source = "".join(path.read_text() for path in build._SOURCES)
+    sizes = {name: int(size) for name, size in re.findall(r"constexpr int (k\w+) = (\d+);", source)}
+    assert (sizes["kOuts"], sizes["kFewRows"], sizes["kQueries"]) == (OUTPUTS, FEW_ROWS, QUERIES)
 
 
 def test_without_a_compiler_torch_multiplies(small_folder: Path, monkeypatch) -> None:

@@ -1,1 +1,1 @@
-"""A step of int8 weights as one call of compiled code, where there is a C++ compiler and the CPU has AVX2."""
+"""A step in fp32, or with weights in 8 bits, as one call of compiled code, where there is a compiler and AVX2."""

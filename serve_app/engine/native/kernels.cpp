@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <immintrin.h>
 
 #include "products.hpp"
 
@@ -14,8 +15,9 @@ extern "C" int omp_get_thread_num();
 
 namespace {
 
+constexpr int kFewRows = 4;  // so few that every thread does what lies between products for itself
 constexpr int kQueries = 48; // that meet a tile of keys together
-constexpr int kTogether = Of<float>::rows;
+constexpr int kTogether = Of<float>::rows; // queries that share registers
 constexpr int kLine = 16;    // numbers that come from memory together
 
 struct Layer {
@@ -62,9 +64,9 @@ struct Scratch {
   float *room;         // [threads, widest input]
   float *wide;         // [rows, widest output of a layer]
   float *mixed;        // [rows, heads * head_dim]
-  float *scores;       // [threads, kQueries, longest]
-  float *heads;        // [threads, kQueries + kOuts, head_dim]
-  int64_t longest, widest; // `longest` is a multiple of kOuts
+  float *scores;       // [threads, queries, longest]
+  float *tiles;        // [threads, kQueries + kOuts, head_dim]: queries, and keys turned over
+  int64_t queries, longest, widest; // `queries` of a block, at most; `longest`: a multiple of kOuts
 };
 
 float norm_factor(const float *row, int64_t width, float eps) {
@@ -192,8 +194,8 @@ void soften(float *scores, int64_t count) {
 
 // Products of queries with keys, kOuts keys at a time: `turned` is room for them, [head_dim, kOuts]. Every product is a
 // sum of its own in one order, whoever else meets.
-void score(const Model &m, float *keys, const float *values, const Cache &cache, const Meeting &of,
-           const float *queries, float *turned, float *scores, int64_t longest) {
+void score(const Model &m, float *keys, const Cache &cache, const Meeting &of, const float *queries, float *turned,
+           float *scores, int64_t longest) {
   const int64_t width = m.head_dim, length = of.seen(of.queries() - 1);
   for (int64_t at = 0; at < length; at += kOuts) {
     const float *rows[kOuts];
@@ -206,11 +208,9 @@ void score(const Model &m, float *keys, const float *values, const Cache &cache,
         rows[i] = place(keys, m, cache, of.pages, of.head, at + i);
         left = cache.page - 1 - (at + i) % cache.page;
       }
-      // The keys after the next ones, and the values that belong to these.
-      for (int64_t j = 0; j < width; j += kLine) {
+      // The tile after the next one, as far as it lies in this page.
+      for (int64_t j = 0; j < width; j += kLine)
         _mm_prefetch(reinterpret_cast<const char *>(rows[i] + 2 * kOuts * width + j), _MM_HINT_T1);
-        _mm_prefetch(reinterpret_cast<const char *>(rows[i] - keys + values + j), _MM_HINT_T1);
-      }
     }
     for (int64_t i = 0; i < width; i += 8)
       for (int64_t half = 0; half < kOuts; half += 8) turn_over(rows + half, i, turned + i * kOuts + half);
@@ -251,15 +251,15 @@ void mix(const Model &m, float *values, const Cache &cache, const Meeting &of, c
 void attend(const Model &m, const Layer &layer, const Cache &cache, int64_t index, const Meeting &of,
             const Scratch &s) {
   const int64_t width = m.head_dim, count = of.queries(), thread = omp_get_thread_num();
-  float *queries = s.heads + thread * (kQueries + kOuts) * width, *turned = queries + kQueries * width;
-  float *scores = s.scores + thread * kQueries * s.longest;
+  float *queries = s.tiles + thread * (kQueries + kOuts) * width, *turned = queries + kQueries * width;
+  float *scores = s.scores + thread * s.queries * s.longest;
   const float scale = 1 / std::sqrt(static_cast<float>(width));
   for (int64_t q = 0; q < count; q++) {
     const int64_t row = of.row + q / of.group, head = of.head * of.group + q % of.group;
     const float *from = s.wide + row * layer.qkv.out + head * width;
     for (int64_t i = 0; i < width; i++) queries[q * width + i] = from[i] * scale;
   }
-  score(m, cache.keys[index], cache.values[index], cache, of, queries, turned, scores, s.longest);
+  score(m, cache.keys[index], cache, of, queries, turned, scores, s.longest);
   for (int64_t q = 0; q < count; q++) {
     float *own = scores + q * s.longest;
     soften(own, of.seen(q));

@@ -5,9 +5,8 @@ from ctypes import CDLL, byref, c_int64, c_void_p
 import torch
 import torch.nn.functional as F
 
-from serve_app.engine.native.shapes import CProduct, address
+from serve_app.engine.native.shapes import OUTPUTS, CProduct, address
 
-_OUTPUTS = 16
 _WIDEST = 60_000
 """Inputs: more would leave activations fewer than 8 bits."""
 
@@ -17,12 +16,12 @@ _FLOAT_ERROR = 1e-5
 
 def fits_int8(weight: torch.Tensor) -> bool:
     """Whether a weight [out, in] can be packed in 8 bits."""
-    return weight.shape[0] % _OUTPUTS == 0 and weight.shape[1] % 2 == 0 and weight.shape[1] <= _WIDEST
+    return weight.shape[0] % OUTPUTS == 0 and weight.shape[1] % 2 == 0 and weight.shape[1] <= _WIDEST
 
 
 def fits_float32(weight: torch.Tensor) -> bool:
     """Whether a weight [out, in] can be packed as it is."""
-    return weight.shape[0] % _OUTPUTS == 0 and weight.dtype == torch.float32 and weight.device.type == "cpu"
+    return weight.shape[0] % OUTPUTS == 0 and weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
 class NativeLinear:
@@ -30,7 +29,7 @@ class NativeLinear:
 
     def __init__(self, library: CDLL, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         outputs, inputs = weight.shape
-        self._packed = weight.view(-1, _OUTPUTS, inputs).transpose(1, 2).contiguous()
+        self._packed = weight.view(-1, OUTPUTS, inputs).transpose(1, 2).contiguous()
         self._library = library
         self._bias = bias
         self.shape = CProduct(address(self._packed), None, address(bias), inputs, outputs)
@@ -45,7 +44,7 @@ class NativeLinear:
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """The weights [ids, in] of these outputs."""
-        return self._packed[ids // _OUTPUTS, :, ids % _OUTPUTS]
+        return self._packed[ids // OUTPUTS, :, ids % OUTPUTS]
 
 
 class NativeInt8Linear:

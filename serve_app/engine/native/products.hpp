@@ -17,7 +17,8 @@ namespace {
 constexpr int kOuts = 16;        // outputs of a block: see pack_int8
 constexpr int kRowBlock = 48;    // rows whose activations stay in the second-level cache
 constexpr int kReadAhead = 4096; // bytes
-constexpr int kFewRows = 4;      // so few that every thread does what lies between products for itself
+constexpr int kHandedOut = 4;    // blocks at a time: all but the last have the next one's weights fetched for themselves
+constexpr int kFixedRows = 4;    // so few that handing out blocks one by one costs more than it evens out
 
 struct Product {
   const void *weights; // int8 [out / 16, in / 2, 16, 2], or float [out / 16, in, 16]
@@ -221,21 +222,22 @@ void rows_of_block(const Product &p, int64_t block, int64_t rows, const Number *
   }
 }
 
-// Within a parallel region: to [rows, out] (+)= x [rows, in] times the weights. Blocks of few rows are done so soon
-// that handing them out one by one costs more than a thread that is late; with more rows it is the other way round.
+// Within a parallel region: to [rows, out] (+)= x [rows, in] times the weights.
 template <class Number>
 void multiply(const Product &p, int64_t rows, const Ready<Number> &x, float *to, bool add) {
-  const int64_t blocks = p.out / kOuts;
-  for (int64_t from = 0; from < rows; from += kRowBlock) {
-    const int64_t count = std::min<int64_t>(kRowBlock, rows - from);
+  constexpr int several = Of<Number>::rows;
+  const int64_t blocks = p.out / kOuts, stretches = (rows + kRowBlock - 1) / kRowBlock;
+  const int64_t most = (rows + stretches * several - 1) / (stretches * several) * several;
+  for (int64_t from = 0; from < rows; from += most) {
+    const int64_t count = std::min(most, rows - from);
     auto each = [&](int64_t block) {
       rows_of_block(p, block, count, x.rows + from * p.in, x.scales + from, to + from * p.out, add);
     };
-    if (rows <= kFewRows) {
+    if (count <= kFixedRows) {
 #pragma omp for schedule(static)
       for (int64_t block = 0; block < blocks; block++) each(block);
     } else {
-#pragma omp for schedule(dynamic, 2)
+#pragma omp for schedule(dynamic, kHandedOut)
       for (int64_t block = 0; block < blocks; block++) each(block);
     }
   }

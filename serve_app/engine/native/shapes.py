@@ -1,4 +1,4 @@
-"""The structures that `kernels.cpp` reads, field by field the same."""
+"""The structures and the sizes of `kernels.cpp` and `products.hpp`: the same there, field by field."""
 
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from typing import Any, ClassVar
@@ -6,6 +6,9 @@ from typing import Any, ClassVar
 import torch
 
 Fields = list[tuple[str, Any]]
+
+OUTPUTS, FEW_ROWS, QUERIES = 16, 4, 48
+"""`kOuts`, `kFewRows`, `kQueries`."""
 
 
 class CProduct(Structure):
@@ -76,7 +79,8 @@ class CScratch(Structure):
         ("wide", c_void_p),
         ("mixed", c_void_p),
         ("scores", c_void_p),
-        ("heads", c_void_p),
+        ("tiles", c_void_p),
+        ("queries", c_int64),
         ("longest", c_int64),
         ("widest", c_int64),
     ]

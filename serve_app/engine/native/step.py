@@ -10,22 +10,26 @@ from serve_app.engine.kv_cache import KvCache
 from serve_app.engine.layers import LayerWeights, ModelWeights
 from serve_app.engine.linear import Product
 from serve_app.engine.native.product import NativeInt8Linear, NativeLinear
-from serve_app.engine.native.shapes import CCache, CLayer, CModel, CProduct, CScratch, CStep, address
+from serve_app.engine.native.shapes import (
+    FEW_ROWS,
+    OUTPUTS,
+    QUERIES,
+    CCache,
+    CLayer,
+    CModel,
+    CProduct,
+    CScratch,
+    CStep,
+    address,
+)
 from serve_app.engine.rows import wanted_rows
 from serve_app.engine.spec import ModelSpec
 
-_OUTPUTS = 16
-"""`kOuts` of the kernels."""
-
-_FEW_ROWS = 4
-"""`kFewRows` of the kernels."""
-
-_QUERIES = 48
-"""`kQueries` of the kernels."""
-
-_ROWS = 64
-_PLACES = 512
+_ROWS, _PLACES = 64, 32 * OUTPUTS
 """Room is made for a multiple of so many rows, and of so many positions."""
+
+_SCORES = 1 << 18
+"""Of a thread at a time, as far as that is enough for one token: more would not stay near the processor."""
 
 
 class NativeStep:
@@ -57,7 +61,8 @@ class NativeStep:
         """float32 logits [wanted, vocabulary], in the order of the segments that want them."""
         ids = torch.tensor([token for segment in segments for token in segment.tokens])
         hidden = self._weights.embedding(ids).float().contiguous()
-        blocks, pages = _blocks(segments, _QUERIES * self._spec.kv_heads // self._spec.heads)
+        room = self._room(len(ids), max(segment.end for segment in segments))
+        blocks, pages = _blocks(segments, room.tokens)
         wanted = wanted_rows(segments, range(len(segments)), ids.device)
         step = CStep(
             len(ids),
@@ -71,7 +76,6 @@ class NativeStep:
         )
         last = torch.empty(len(wanted), self._spec.hidden)
         logits = torch.empty(len(wanted), self._spec.vocab_size)
-        room = self._room(len(ids), max(segment.end for segment in segments))
         parts = (byref(self._model), byref(self._places(cache)), byref(step), byref(room.shape))
         tensors = (c_void_p(address(tensor)) for tensor in (hidden, last, logits))
         self._library.run_step(*parts, *tensors)
@@ -92,14 +96,16 @@ class NativeStep:
             number = torch.float32 if isinstance(self._weights.head, NativeLinear) else torch.int16
             if known is not None:
                 rows, longest = max(rows, known.rows), max(longest, known.longest)
-            self._scratch = known = _Scratch(self._spec, threads, rows, longest, number)
+            # The old one first, or both would be there at once.
+            known = self._scratch = None
+            known = self._scratch = _Scratch(self._spec, threads, rows, longest, number)
         return known
 
 
 class _Scratch:
-    """Room for what a step computes on its way, for somewhat more than is asked for: the next request may be longer.
+    """Room for what a step computes on its way, for at least what is asked for.
 
-    `rows` of a step; `longest`: positions that a row looks at. `number`: what products take.
+    `rows` of a step; `longest`: positions that a row looks at; `tokens` of a block. `number`: what products take.
     """
 
     def __init__(self, spec: ModelSpec, threads: int, rows: int, longest: int, number: torch.dtype) -> None:
@@ -109,24 +115,28 @@ class _Scratch:
         self.threads = threads
         self.rows = -(-rows // _ROWS) * _ROWS
         self.longest = -(-longest // _PLACES) * _PLACES
+        group = spec.heads // spec.kv_heads
+        self.tokens = max(1, min(QUERIES, _SCORES // self.longest) // group)
+        at_once = self.tokens * group
         self._tensors = (
-            torch.empty(max(self.rows, _FEW_ROWS * threads), widest, dtype=number),
-            torch.empty(max(self.rows, _FEW_ROWS * threads)),
+            torch.empty(max(self.rows, FEW_ROWS * threads), widest, dtype=number),
+            torch.empty(max(self.rows, FEW_ROWS * threads)),
             torch.empty(threads, widest),
             torch.empty(self.rows, max(qkv, 2 * spec.feed_forward, spec.hidden)),
             torch.empty(self.rows, queries),
-            torch.empty(threads, _QUERIES, self.longest),
-            torch.empty(threads, _QUERIES + _OUTPUTS, spec.head_dim),
+            torch.empty(threads, at_once, self.longest),
+            torch.empty(threads, QUERIES + OUTPUTS, spec.head_dim),
         )
-        self.shape = CScratch(*(address(tensor) for tensor in self._tensors), self.longest, widest)
+        addresses = (address(tensor) for tensor in self._tensors)
+        self.shape = CScratch(*addresses, at_once, self.longest, widest)
 
     def serves(self, threads: int, rows: int, longest: int) -> bool:
         return threads <= self.threads and rows <= self.rows and longest <= self.longest
 
 
 def all_native(spec: ModelSpec, weights: ModelWeights) -> bool:
-    """Whether the compiled step knows every product, and heads of this width."""
-    if spec.head_dim % _OUTPUTS or spec.heads > _QUERIES * spec.kv_heads:
+    """Whether the compiled step knows every product, and takes heads of this width and so many queries a key head."""
+    if spec.head_dim % OUTPUTS or spec.heads > QUERIES * spec.kv_heads:
         return False
     products = [weights.head]
     for layer in weights.layers:

@@ -59,7 +59,7 @@ async def answering(
         if options is not None:
             raise BadField(f"{name} is a model, not a graph", fix="leave manta out", param="manta")
         return Answering(desk.platform.models.get(name).stream(desk.addressed(request)))
-    # Nobody but this client can ask for the answer, so its run does not outlive it.
+    # Who closes the connection ends the work, so also while the run is being sent.
     record = await start_graph(desk, name, request, options, dict(metadata or {}), None, "cancel")
     return Answering(run_answer(desk, record), RunId(record.id))
 
