@@ -226,6 +226,8 @@ void rows_of_block(const Product &p, int64_t block, int64_t rows, const Number *
 template <class Number>
 void multiply(const Product &p, int64_t rows, const Ready<Number> &x, float *to, bool add) {
   constexpr int several = Of<Number>::rows;
+  // No rows are none, as where a prompt is read whose end is not in the step.
+  if (rows == 0) return;
   const int64_t blocks = p.out / kOuts, stretches = (rows + kRowBlock - 1) / kRowBlock;
   const int64_t most = (rows + stretches * several - 1) / (stretches * several) * several;
   for (int64_t from = 0; from < rows; from += most) {
