@@ -22,11 +22,13 @@ _ENDS = {"length": "length", "tool_calls": "tool_calls", "function_call": "tool_
 class Answer:
     """Gathers tool calls, finish reason and usage from the pieces of one answer.
 
-    `one_call`: the first call is the only one that was asked for; not every server keeps to it.
+    `one_call`: the first call is the only one that was asked for; `must_call`: text alone is no answer. Not every
+    server keeps to them.
     """
 
-    def __init__(self, *, one_call: bool = False) -> None:
+    def __init__(self, *, one_call: bool = False, must_call: bool = False) -> None:
         self._one_call = one_call
+        self._must_call = must_call
         self._calls: dict[int, dict[str, Any]] = {}
         self._finish = ""
         self._usage: Mapping[str, Any] | None = None
@@ -66,13 +68,16 @@ class Answer:
         A call that was cut off is left out.
 
         Raises:
-            RemoteModelError: the stream ended before the answer did, or a tool call is none.
+            RemoteModelError: the stream ended before the answer did, a tool call is none, or one is missing.
         """
         if not self._finish:
             # Not every server sends `[DONE]`, but all say why an answer ended.
             raise RemoteModelError("the server broke off its answer", fix="try again")
         finish = _ENDS.get(self._finish, "stop")
         calls = self._whole_calls(cut_off=finish == "length")
+        if self._must_call and not calls and finish != "length":
+            fix = "does the server know how this model calls tools (parser, chat template)?"
+            raise RemoteModelError("the server called no tool although one had to be called", fix=fix)
         if calls and finish == "stop":
             # Said by OpenAI itself where one certain tool had to be called.
             finish = "tool_calls"

@@ -52,6 +52,9 @@ async def test_tool_calls_are_put_together_from_their_pieces():
     assert last.tool_calls == (ToolCall("c1", "add", {"a": 1}), ToolCall("c2", "now", {}))
 
 
+NOW = ToolSpec("now", "the time", {"type": "object"})
+
+
 def now_call(index: int, arguments: str = "{}") -> dict[str, Any]:
     return {"index": index, "id": f"c{index}", "function": {"name": "now", "arguments": arguments}}
 
@@ -60,10 +63,23 @@ def now_call(index: int, arguments: str = "{}") -> dict[str, Any]:
     ("more", "count"), [({}, 2), ({"parallel_tool_calls": False}, 1), ({"tool_choice": "now"}, 1)]
 )
 async def test_where_one_call_was_asked_for_there_is_one(more: dict[str, Any], count: int):
-    tools = (ToolSpec("now", "the time", {"type": "object"}),)
     with serving(stream(delta(tool_calls=[now_call(0), now_call(1)]), delta(finish="tool_calls"))) as url:
-        last = (await collect(backend(url), ChatRequest(ASK.messages, tools=tools, **more)))[-1]
+        last = (await collect(backend(url), ChatRequest(ASK.messages, tools=(NOW,), **more)))[-1]
     assert [call.id for call in last.tool_calls] == ["c0", "c1"][:count]
+
+
+@pytest.mark.parametrize("choice", ["required", "now"])
+async def test_text_where_a_call_was_forced_is_an_error(choice: str):
+    asked = ChatRequest(ASK.messages, tools=(NOW,), tool_choice=choice)
+    missing = pytest.raises(RemoteModelError, match="called no tool")
+    with serving(stream(delta(content="well"), delta(finish="stop"))) as url, missing:
+        await collect(backend(url), asked)
+    with serving(stream(delta(content="we"), delta(finish="length"))) as url:
+        assert (await collect(backend(url), asked))[-1].finish_reason == "length"
+    with serving(stream(delta(content="well"), delta(finish="stop"))) as url:
+        assert (await collect(backend(url), ChatRequest(ASK.messages, tools=(NOW,))))[
+            -1
+        ].finish_reason == "stop"
 
 
 async def test_a_call_that_was_cut_off_is_left_out():
@@ -171,7 +187,8 @@ async def sent(request: ChatRequest, **more: Any) -> dict[str, Any]:
 
     def answer(handler: Any, body: dict[str, Any]) -> None:
         seen.append({**body, "path": handler.path})
-        stream(delta(finish="stop"))(handler, body)
+        # Cut off, so that nothing is missed in it.
+        stream(delta(finish="length"))(handler, body)
 
     with serving(answer) as url:
         await collect(backend(url, **more), request)
