@@ -76,10 +76,9 @@ async def test_text_where_a_call_was_forced_is_an_error(choice: str):
         await collect(backend(url), asked)
     with serving(stream(delta(content="we"), delta(finish="length"))) as url:
         assert (await collect(backend(url), asked))[-1].finish_reason == "length"
+    free = ChatRequest(ASK.messages, tools=(NOW,))
     with serving(stream(delta(content="well"), delta(finish="stop"))) as url:
-        assert (await collect(backend(url), ChatRequest(ASK.messages, tools=(NOW,))))[
-            -1
-        ].finish_reason == "stop"
+        assert (await collect(backend(url), free))[-1].finish_reason == "stop"
 
 
 async def test_a_call_that_was_cut_off_is_left_out():

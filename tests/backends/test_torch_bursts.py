@@ -12,7 +12,7 @@ from manta.config import ModelSettings
 from serve_app.backends.torch_backend import _burst
 from serve_app.engine.engine import Engine
 from serve_app.engine.types import EngineOutput
-from tests.backends.torch_support import asking, parrot_backend
+from tests.backends.torch_support import Parrot, asking, parrot_backend
 
 TEMPLATE = "{% for message in messages %}<s>{{ message.content }}</s>{% endfor %}"
 
@@ -32,18 +32,24 @@ async def test_what_is_there_goes_along_and_the_end_waits_for_nobody() -> None:
     assert [one.token_ids for one in await _burst(outputs, far)] == [(3,), (4,)]
 
 
+def held_back(parrot: Parrot) -> threading.Semaphore:
+    """Each of its steps but the first waits for a release."""
+    may_go_on, forward = threading.Semaphore(1), parrot.forward
+
+    def in_step(*arguments: Any) -> torch.Tensor:
+        may_go_on.acquire(timeout=60)
+        return forward(*arguments)
+
+    parrot.forward = in_step  # type: ignore[method-assign]
+    return may_go_on
+
+
 async def pieces(folder: Path, interval_s: float, ahead: int) -> list[str]:
     """An answer as it is told when the engine makes a token for each piece that is taken, and then `ahead` more."""
     async with parrot_backend(folder, TEMPLATE) as (backend, parrot):
         backend._settings = ModelSettings(stream_interval_s=interval_s)
         parrot.says = "one two three four five six seven"
-        may_go_on, forward = threading.Semaphore(1), parrot.forward
-
-        def in_step(*arguments: Any) -> torch.Tensor:
-            may_go_on.acquire(timeout=60)
-            return forward(*arguments)
-
-        parrot.forward = in_step  # type: ignore[method-assign]
+        may_go_on = held_back(parrot)
         told = []
         async for chunk in backend.stream(asking("count")):
             told.append(chunk.text)
@@ -77,13 +83,7 @@ async def test_many_answers_share_what_a_replica_sends(
 async def test_requests_that_wait_for_their_first_token_are_no_answers_yet(tmp_path: Path) -> None:
     async with parrot_backend(tmp_path, TEMPLATE) as (backend, parrot):
         parrot.says = "one two three four five six seven"
-        may_go_on, forward = threading.Semaphore(1), parrot.forward
-
-        def in_step(*arguments: Any) -> torch.Tensor:
-            may_go_on.acquire(timeout=60)
-            return forward(*arguments)
-
-        parrot.forward = in_step  # type: ignore[method-assign]
+        may_go_on = held_back(parrot)
         # The engine takes one at a time.
         first, second = backend.stream(asking("count")), backend.stream(asking("count"))
         await anext(first)
