@@ -132,6 +132,8 @@ class _RayLink:
             # The actor's end also shows as a cancelled call.
             raise self._died(error) from None
         except ray.exceptions.RayTaskError as error:
+            if isinstance(error, ray.exceptions.TaskCancelledError):
+                raise self._died(error) from None
             raise unwrap(error) from None
         except ray.exceptions.RayError as error:
             # The actor died, or the answer was lost with the node it lay on.

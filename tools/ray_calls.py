@@ -41,12 +41,12 @@ class NamedActor:
                 # A blocking call to Ray's control service.
                 self._handle = await asyncio.to_thread(ray.get_actor, self._name, namespace=NAMESPACE)
             return await getattr(self._handle, method).remote(*arguments)
-        except ray.exceptions.RayTaskError as error:
-            raise unwrap(error) from None
         except ray.exceptions.TaskCancelledError:
             # Ray cancels the calls of a task a moment before the task itself, so that the end of this one is on its
-            # way; with none there is an answer at the next attempt.
+            # way; with none there is an answer at the next attempt. If the call had begun, this is a RayTaskError too.
             raise self._error(f"a call of {self._name} was cancelled", fix="try again") from None
+        except ray.exceptions.RayTaskError as error:
+            raise unwrap(error) from None
         except (ValueError, ray.exceptions.RayActorError) as error:
             self._handle = None
             cause = " ".join(str(error).split())[:200]

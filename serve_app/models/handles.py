@@ -133,7 +133,9 @@ class ServeEmbedder:
 
 def _translated(name: str, error: Exception) -> Exception:
     """What went wrong between here and a replica, as an error of ours."""
-    if isinstance(error, ray.exceptions.RayTaskError):
+    if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(
+        error, ray.exceptions.TaskCancelledError
+    ):
         return unwrap(error)
     if isinstance(error, BackPressureError):
         return Overloaded(f"model {name} has too many requests waiting", fix="try again later")

@@ -43,15 +43,27 @@ async def test_an_error_of_the_method_arrives_as_itself(monkeypatch: pytest.Monk
         await link.call("ask")
 
 
-async def test_a_call_that_ray_cancelled_is_made_again(monkeypatch: pytest.MonkeyPatch):
-    link, method = linked(monkeypatch, ray.exceptions.TaskCancelledError(), "answer")
+def cancelled(*, begun: bool) -> ray.exceptions.RayError:
+    """What the caller sees of a call that Ray cancelled: in its queue, or while the actor was at it."""
+    error = ray.exceptions.TaskCancelledError()
+    if not begun:
+        return error
+    return ray.exceptions.RayTaskError("ask", "trace", error).as_instanceof_cause()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_call_that_ray_cancelled_is_made_again(monkeypatch: pytest.MonkeyPatch, begun: bool):
+    link, method = linked(monkeypatch, cancelled(begun=begun), "answer")
     assert await link.call("ask") == "answer"
     assert method.calls == 2
 
 
-async def test_a_caller_that_ray_cancels_with_its_call_is_cancelled(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_caller_that_ray_cancels_with_its_call_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, begun: bool
+):
     """The call's end comes first: its caller must not take it for a failure."""
-    link, _ = linked(monkeypatch, *[ray.exceptions.TaskCancelledError() for _ in range(100)])
+    link, _ = linked(monkeypatch, *[cancelled(begun=begun) for _ in range(100)])
     asking = asyncio.create_task(link.call("ask", patience_s=60))
     await asyncio.sleep(0.02)
     asking.cancel()
