@@ -3,6 +3,7 @@
     python -m benchmarks.engine --json out/engine.json               # the engines in this process
     python -m benchmarks.engine --serve --json out/engine.json       # ours through HTTP, on a Ray Serve of its own
     python -m benchmarks.engine --http URL --peer llama.cpp=URL      # servers that run already
+    python -m benchmarks.engine --random 8b --device cuda --dtype bfloat16    # random weights, on a GPU
 
 Rows `decode N`: N prompts of about 40 tokens at once, 64 new tokens each, tokens/s. `prefill`: one prompt of
 about 512 tokens, prompt tokens/s. `shared prefix`: seconds to the first token of a prompt whose beginning of
@@ -16,20 +17,23 @@ import contextlib
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 import torch
 
-from benchmarks import workspace
 from benchmarks.engine_load import Heard, InProcess, Prompts, Server
 from benchmarks.harness import Row, Side, Target, compare, in_turn, percentile, row, show, write
 from benchmarks.http_load import OverHttp
 from benchmarks.machine import describe
 from benchmarks.peer_transformers import TransformersPeer
+from benchmarks.random_model import SIZES, write_model
+from manta.errors import InvalidConfig
 from serve_app.engine.bundle import load_tokenizer
 from serve_app.engine.engine import Engine
+from serve_app.engine.loader import choose_device
 from serve_app.engine.types import EngineConfig
 from serve_app.engine.weights import embedded_llm_path
 
@@ -39,7 +43,7 @@ PREFILL = 512
 SHARED = 1000
 LEAST = {"decode 1": 8.0, "decode 16": 2.8, "decode 32": 2.8, "prefill": 1.0}
 MOST_SHARED = 0.05
-PACKAGES = ("torch", "transformers", "ray")
+PACKAGES = ("torch", "transformers")
 KINDS = ("none", "int8", "int4", "mixed")
 
 
@@ -141,27 +145,35 @@ def targets(rows: Sequence[Row]) -> list[Target]:
     return [*found, Target("shared prefix", "of computing", share, "at_most", MOST_SHARED)]
 
 
+def configs(options: argparse.Namespace, threads: int) -> dict[str, EngineConfig]:
+    """Ours by name: the kinds of weights, or on a GPU the engine with and without recorded steps."""
+    plain = EngineConfig(
+        dtype=options.dtype,
+        device=options.device,
+        threads=threads,
+        max_batch=max(AT_ONCE),
+        kv_tokens=8192,
+        speculate=options.speculate,
+    )
+    if options.device != "cpu":
+        return {"graphs": plain, "no graphs": replace(plain, cuda_graphs=False)}
+    return {
+        kind: plain if kind == "none" else replace(plain, dtype="auto", quantize=kind)
+        for kind in options.quantize
+    }
+
+
 @contextlib.contextmanager
-def loaded(
-    kinds: Sequence[str], dtype: str, threads: int, speculate: int
-) -> Iterator[tuple[list[Server], dict[str, int]]]:
-    """Engines in this process, and the memory each added, in MiB."""
+def loaded(path: Path, wanted: Mapping[str, EngineConfig]) -> Iterator[tuple[list[Server], dict[str, int]]]:
+    """Engines in this process, and the memory of it that each added, in MiB."""
     engines, servers, memory = [], [], {}
-    for kind in kinds:
-        before = _own_memory()
-        config = EngineConfig(
-            dtype=dtype if kind == "none" else "auto",
-            threads=threads,
-            max_batch=max(AT_ONCE),
-            kv_tokens=8192,
-            quantize=kind,
-            speculate=speculate,
-        )
-        engine = Engine.load(embedded_llm_path(), config)
+    for name, config in wanted.items():
+        before = _own_memory(config.device)
+        engine = Engine.load(path, config)
         engine.start()
         engines.append(engine)
-        servers.append(InProcess(kind, engine))
-        memory[kind] = _own_memory() - before
+        servers.append(InProcess(name, engine))
+        memory[name] = _own_memory(config.device) - before
     try:
         yield [*servers], memory
     finally:
@@ -169,26 +181,32 @@ def loaded(
             engine.stop()
 
 
-def _own_memory() -> int:
-    return round(psutil.Process().memory_full_info().pss / 2**20)
+def _own_memory(device: str) -> int:
+    if device == "cpu":
+        return round(psutil.Process().memory_full_info().pss / 2**20)
+    return round(torch.cuda.memory_allocated(device) / 2**20)
 
 
 def compare_sides(
     options: argparse.Namespace, servers: Sequence[Server], details: dict[str, Any], memory_of: Any = None
 ) -> None:
     """Measure, show and write. `memory_of()`: MiB of what serves, asked for at the end."""
-    machine = describe(options.folder, PACKAGES)
+    machine = describe(options.folder, (*PACKAGES, "ray") if options.serve else PACKAGES)
     torch.set_num_threads(machine.cores)
     ours = [Streaming(server) for server in servers]
-    encode = load_tokenizer(embedded_llm_path()).encode
+    path = model_path(options)
+    encode = load_tokenizer(path).encode
     others = [Streaming(OverHttp(*named.split("=", 1))) for named in options.peer]
     peers: list[Subject] = [
-        TransformersPeer(embedded_llm_path(), getattr(torch, options.dtype), encode),
+        TransformersPeer(path, getattr(torch, options.dtype), encode, options.device),
         *others,
     ]
     rows = asyncio.run(measure(ours, peers, options.rounds))
-    reached = targets(rows)
+    # The aims are about the embedded model.
+    reached = [] if options.random else targets(rows)
     show(f"Engine ({', '.join(s.name for s in ours)}); transformers in {options.dtype}", rows, reached)
+    if options.device != "cpu":
+        details["device"] = torch.cuda.get_device_name(options.device)
     details |= {"latencies": {side.name: side.latencies() for side in (*ours, *others)}}
     if memory_of is not None:
         details["memory_mib"] = memory_of()
@@ -197,7 +215,20 @@ def compare_sides(
         write(options.json, machine, rows, reached, {**details, "peer_dtype": options.dtype})
 
 
+def model_path(options: argparse.Namespace) -> Path:
+    """The embedded model, or one of random weights, which is written when it is not there."""
+    if not options.random:
+        return embedded_llm_path()
+    folder: Path = options.folder / f"random-{options.random}-{options.dtype}"
+    if not (folder / "tokenizer.json").exists():
+        write_model(folder, options.random, getattr(torch, options.dtype), torch.device(options.device))
+    return folder
+
+
 def _served(options: argparse.Namespace) -> None:
+    # What a GPU machine without Ray has not.
+    from benchmarks import workspace
+
     with workspace.make("benchmarks.engine", options.folder) as space:
         from benchmarks.engine_served import MODEL, replica_memory_mib, served
 
@@ -217,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         compare_sides(options, [OverHttp("ours", options.http, options.model)], {"through": options.http})
     else:
         threads = psutil.cpu_count() or 1
-        with loaded(options.quantize, options.dtype, threads, options.speculate) as (servers, memory):
+        with loaded(model_path(options), configs(options, threads)) as (servers, memory):
             compare_sides(options, servers, {"through": "nothing", "memory_mib": memory})
     return 0
 
@@ -240,6 +271,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=("float32", "bfloat16"),
         help="transformers', and ours of `none`",
     )
+    add("--random", choices=sorted(SIZES), help="a Llama of this size with random weights, not quantised")
+    add("--device", default="cpu", help="of both in this process: cpu, cuda or cuda:N")
     add("--speculate", type=int, default=5, help="ours: tokens guessed at most; 0: none")
     add("--folder", type=Path, default=Path("out/benchmarks"), help="a folder on a real disk")
     add("--serve", action="store_true", help="ours on a Ray Serve of its own, through HTTP")
@@ -247,8 +280,17 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--model", default="smollm2", help="its name there")
     add("--peer", metavar="NAME=URL", action="append", default=[], help="another server, under the same load")
     options = parser.parse_args(arguments)
+    if options.random:
+        # What is made of random weights repeats itself soon, and guesses would nearly all be right.
+        options.quantize, options.speculate = ["none"], 0
+    if (options.random or options.device != "cpu") and (options.serve or options.http):
+        parser.error("--random and --device are about this process: leave --serve and --http out")
     if options.peer and not (options.serve or options.http):
         parser.error("--peer is over HTTP, so ours has to be too: add --serve or --http")
+    try:
+        choose_device(options.device)
+    except InvalidConfig as error:
+        parser.error(str(error))
     if any("=" not in named for named in options.peer):
         parser.error("--peer is NAME=URL")
     return options

@@ -3,15 +3,25 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 PAGE = 32
 BLOCKS = 256
+_NAMES = signature(ContinuousBatchingConfig).parameters
+# Renamed between 5.17 and 5.23.
+_PAGES: dict[str, Any] = {"page_size" if "page_size" in _NAMES else "block_size": PAGE, "num_blocks": BLOCKS}
 
 Encode: TypeAlias = Callable[[str], list[int]]
 
@@ -31,10 +41,12 @@ def from_gguf(path: Path) -> LlamaForCausalLM:
 class TransformersPeer:
     name = "transformers"
 
-    def __init__(self, path: Path, dtype: torch.dtype, encode: Encode) -> None:
-        """`path`: a GGUF file of the llama family."""
-        model: Any = from_gguf(path)
-        self._model = model.to(dtype)
+    def __init__(self, path: Path, dtype: torch.dtype, encode: Encode, device: str = "cpu") -> None:
+        """`path`: a GGUF file of the llama family, or a folder of any model."""
+        model: Any = (
+            AutoModelForCausalLM.from_pretrained(path, dtype=dtype) if path.is_dir() else from_gguf(path)
+        )
+        self._model = model.to(device=device, dtype=dtype).eval()
         self._encode = encode
 
     async def decode(self, prompts: Sequence[str], new_tokens: int) -> float:
@@ -48,7 +60,7 @@ class TransformersPeer:
     def _decode(self, prompts: list[list[int]], new_tokens: int) -> float:
         settings: Any = GenerationConfig
         generation = settings(max_new_tokens=new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
-        batching = ContinuousBatchingConfig(page_size=PAGE, num_blocks=BLOCKS, max_batch_tokens=512)
+        batching = ContinuousBatchingConfig(**_PAGES, max_batch_tokens=512)
         began = time.perf_counter()
         made = self._model.generate_batch(
             inputs=prompts,
@@ -64,6 +76,8 @@ class TransformersPeer:
 
     def _prefill(self, prompt: list[int]) -> float:
         began = time.perf_counter()
+        ids = torch.tensor([prompt], device=self._model.device)
         with torch.inference_mode():
-            self._model(input_ids=torch.tensor([prompt]), logits_to_keep=1)
+            # Reading the token waits for a GPU.
+            self._model(input_ids=ids, logits_to_keep=1).logits.argmax().item()
         return len(prompt) / (time.perf_counter() - began)

@@ -171,6 +171,8 @@ class ModelSettings(Section):
     speculate: int = Field(5, ge=0, le=5)
     """torch with a compiled step: tokens at most that are guessed from what a request repeats; 0: none. With the next
     one these are as many rows as cost little more than one."""
+    cuda_graphs: bool = True
+    """torch on a GPU: steps without prompts are recorded for each of a few sizes, and played back."""
     device: str = "auto"
     threads: int = Field(0, ge=0)
     """torch, server: threads of one replica; 0 is every core it may use."""

@@ -53,6 +53,7 @@ class TorchBackend:
             context_window=settings.context_window,
             quantize=settings.quantize,
             speculate=settings.speculate,
+            cuda_graphs=settings.cuda_graphs,
         )
         engine = Engine.load(path, config)
         engine.start()

@@ -103,6 +103,41 @@ def _joined(
     return ((mixed * shares).sum(1) / total).to(values.dtype).flatten(1)
 
 
+@dataclass(frozen=True, slots=True)
+class PagedLayout:
+    """As tensors alone, so that a step over it can be recorded. `places` [rows * kv_heads * n]: where each request's
+    pages lie among those of all heads; `seen` [rows, 1, 1, n * page]: whether a query looks at a token.
+    """
+
+    places: torch.Tensor
+    seen: torch.Tensor
+
+
+def lay_out_paged(pages: torch.Tensor, positions: torch.Tensor, kv_heads: int, page: int) -> PagedLayout:
+    """Lay out one query a row at `positions` [rows]; `pages` [rows, n] hold its request's tokens, in order."""
+    heads = torch.arange(kv_heads, device=pages.device)
+    tokens = torch.arange(pages.shape[1] * page, device=pages.device)
+    return PagedLayout(
+        places=(pages[:, None] * kv_heads + heads[:, None]).flatten(),
+        seen=(tokens <= positions[:, None])[:, None, None],
+    )
+
+
+def paged_attention(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layout: PagedLayout
+) -> torch.Tensor:
+    """As `decode_attention`; pages are copied together wherever they lie."""
+    rows, heads, width = q.shape
+    kv_heads, page = keys.shape[1:3]
+    own_keys, own_values = (
+        memory.view(-1, page, width).index_select(0, layout.places).view(rows, kv_heads, -1, width)
+        for memory in (keys, values)
+    )
+    grouped = q.reshape(rows, kv_heads, heads // kv_heads, width)
+    mixed = F.scaled_dot_product_attention(grouped, own_keys, own_values, attn_mask=layout.seen)
+    return mixed.reshape(rows, heads * width)
+
+
 def prompt_attention(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, position: int
 ) -> torch.Tensor:

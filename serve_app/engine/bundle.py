@@ -43,7 +43,7 @@ def load_bundle(path: Path, config: EngineConfig) -> ModelBundle:
             fix="the tokenizer belongs to another model",
         )
     try:
-        model = load_model(checkpoint, dtype, device, context, config.quantize)
+        model = load_model(checkpoint, dtype, device, context, config.quantize, config.cuda_graphs)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelLoadError(
             f"{path} does not fit in memory", fix="use a smaller model or bfloat16"

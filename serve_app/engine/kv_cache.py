@@ -10,22 +10,25 @@ from serve_app.engine.spec import ModelSpec
 
 
 class KvCache:
-    """`keys` and `values`: per layer [pages, kv_heads, page, head_dim], so that a page of a head is one matrix."""
+    """`keys` and `values`: per layer [pages + 1, kv_heads, page, head_dim], so that a page of a head is one matrix.
+
+    The last page, `spare`, is no request's: rows that only fill up a step are kept there.
+    """
 
     def __init__(
         self, spec: ModelSpec, pages: int, page: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.pages = pages
         self.page = page
+        self.spare = pages
         self._kv_heads = spec.kv_heads
-        shape = (spec.layers, 2, pages, spec.kv_heads, page, spec.head_dim)
+        shape = (spec.layers, 2, pages + 1, spec.kv_heads, page, spec.head_dim)
         # Zeroed, because masked places are multiplied by zero, which garbage might survive.
         self._memory = _zeroed(shape, dtype, device)
         self.keys = [self._memory[layer, 0] for layer in range(spec.layers)]
         self.values = [self._memory[layer, 1] for layer in range(spec.layers)]
         self._rows = [self._memory[layer].view(-1, spec.head_dim) for layer in range(spec.layers)]
         heads = torch.arange(spec.kv_heads, device=device)
-        self._offsets = torch.cat((heads, heads + pages * spec.kv_heads)) * page
+        self._offsets = torch.cat((heads, heads + (pages + 1) * spec.kv_heads)) * page
 
     def rows(self, pages: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         """Where tokens at places `offsets` of `pages` go, for `write`: one row for each key and value head."""

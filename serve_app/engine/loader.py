@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from manta.errors import InvalidConfig, ModelLoadError
 from serve_app.engine.checkpoint import Checkpoint
+from serve_app.engine.cuda_graphs import CudaGraphs
 from serve_app.engine.heap import give_back
 from serve_app.engine.layers import LayerWeights, ModelWeights, Table
 from serve_app.engine.linear import (
@@ -26,6 +27,7 @@ from serve_app.engine.model import Transformer
 from serve_app.engine.native.build import library
 from serve_app.engine.native.product import NativeInt8Linear, NativeLinear, fits_float32, fits_int8
 from serve_app.engine.native.step import NativeStep, all_native
+from serve_app.engine.recorded import Recorder
 from serve_app.engine.rope import rope_table, side_by_side
 
 _DTYPES = {
@@ -117,7 +119,12 @@ def native_bfloat16(device: torch.device) -> bool:
 
 
 def load_model(
-    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, context: int, quantize: str = "none"
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    context: int,
+    quantize: str = "none",
+    cuda_graphs: bool = True,
 ) -> Transformer:
     """Read all weights. `context` bounds the positions. Raises ModelLoadError for a tensor that misfits."""
     kinds = choose_kinds(quantize)
@@ -147,7 +154,12 @@ def load_model(
     # Packing leaves as much free memory behind as a few tensors take.
     give_back()
     kernels = library() if all_native(spec, weights) else None
-    return Transformer(spec, weights, dtype, None if kernels is None else NativeStep(kernels, spec, weights))
+    native = None if kernels is None else NativeStep(kernels, spec, weights)
+    return Transformer(spec, weights, dtype, native, choose_recorder(device) if cuda_graphs else None)
+
+
+def choose_recorder(device: torch.device) -> Recorder | None:
+    return CudaGraphs(device) if device.type == "cuda" else None
 
 
 class _Assembly:

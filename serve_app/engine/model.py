@@ -1,23 +1,25 @@
 """The forward pass of the Llama and Qwen families over a ragged batch with a KV cache."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 
 from serve_app.engine.attention import (
-    DecodeLayout,
     decode_attention,
     gathered,
     lay_out_decode,
+    lay_out_paged,
+    paged_attention,
     prompt_attention,
 )
 from serve_app.engine.batch import Segment
 from serve_app.engine.kv_cache import KvCache
 from serve_app.engine.layers import LayerWeights, ModelWeights
 from serve_app.engine.native.step import NativeStep
+from serve_app.engine.recorded import RecordedSteps, Recorder
 from serve_app.engine.rows import wanted_rows
 from serve_app.engine.spec import ModelSpec
 
@@ -36,6 +38,11 @@ class LanguageModel(Protocol):
 
 _RESCORED = 8
 
+Attend: TypeAlias = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""By the number of a layer: what queries [rows, heads, d] find, their rows' own keys and values given and in the
+cache; [rows, heads * d].
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
@@ -47,15 +54,13 @@ class _Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
-    """A batch laid out as tensors: the rows of decoding requests first, then those of prompts."""
+class _Rows:
+    """A batch's rows as tensors [rows]: tokens, positions, and what `KvCache.rows` says of their places."""
 
-    turns: torch.Tensor
+    ids: torch.Tensor
+    positions: torch.Tensor
     cache: KvCache
     cache_rows: torch.Tensor
-    decoding: int
-    decode: DecodeLayout | None
-    prompts: tuple[_Prompt, ...]
 
 
 class Transformer:
@@ -63,23 +68,32 @@ class Transformer:
 
     With bfloat16 weights the sums between layers, norms and rotations stay in float32: they cost little, and
     rounding there is what turns first choices. `dtype` is that of products and of the KV memory. `native` does
-    all steps where it is there.
+    all steps where it is there; `recorder` records those of one token a request.
     """
 
     def __init__(
-        self, spec: ModelSpec, weights: ModelWeights, dtype: torch.dtype, native: NativeStep | None = None
+        self,
+        spec: ModelSpec,
+        weights: ModelWeights,
+        dtype: torch.dtype,
+        native: NativeStep | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.spec = spec
         self.weights = weights
         self.device = weights.norm.device
         self.dtype = dtype
         self.native = native
+        self.recorded = None if recorder is None else RecordedSteps(self._decode, recorder, self.device)
         self.rows_are_alike = native is not None
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
         """See LanguageModel. Rows of the result follow the order of the segments that want logits."""
-        return self._plain(segments, cache) if self.native is None else self.native.forward(segments, cache)
+        if self.native is not None:
+            return self.native.forward(segments, cache)
+        logits = None if self.recorded is None else self.recorded.logits(segments, cache)
+        return self._plain(segments, cache) if logits is None else logits
 
     def _plain(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
         # Requests of one row are decoded together, in the order of their pages.
@@ -87,16 +101,23 @@ class Transformer:
             range(len(segments)), key=lambda i: (len(segments[i].tokens) > 1, segments[i].pages[0])
         )
         ordered = [segments[index] for index in order]
-        step = self._lay_out(ordered, cache)
-        ids = [token for segment in ordered for token in segment.tokens]
-        hidden = self.weights.embedding(torch.tensor(ids, device=self.device)).float()
-        for index, layer in enumerate(self.weights.layers):
-            hidden = self._attend(layer, index, hidden, step)
-            gate, up = layer.gate_up(self._norm(hidden, layer.post_norm)).chunk(2, dim=-1)
-            hidden = hidden.add_(layer.down((F.silu(gate.float()).mul_(up)).to(self.dtype)))
+        hidden = self._states(self._rows(ordered, cache), self._attention(ordered, cache))
         return self._logits(hidden[wanted_rows(segments, order, self.device)])
 
-    def _lay_out(self, segments: Sequence[Segment], cache: KvCache) -> _Step:
+    def _decode(self, table: torch.Tensor, cache: KvCache) -> torch.Tensor:
+        """The step of RecordedSteps."""
+        ids, at, pages = table[:, 0], table[:, 1], table[:, 2:]
+        layout = lay_out_paged(pages, at, self.spec.kv_heads, cache.page)
+        current = pages.gather(1, (at // cache.page)[:, None])[:, 0]
+        rows = _Rows(ids, at, cache, cache.rows(current, at % cache.page))
+
+        def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return paged_attention(q, cache.keys[index], cache.values[index], layout)
+
+        return self._logits(self._states(rows, attend))
+
+    def _rows(self, segments: Sequence[Segment], cache: KvCache) -> _Rows:
+        ids = [token for segment in segments for token in segment.tokens]
         positions = [p for segment in segments for p in range(segment.position, segment.end)]
         pages = [
             segment.pages[p // cache.page]
@@ -104,15 +125,30 @@ class Transformer:
             for p in range(segment.position, segment.end)
         ]
         at = torch.tensor(positions, device=self.device)
+        places = cache.rows(torch.tensor(pages, device=self.device), at % cache.page)
+        return _Rows(torch.tensor(ids, device=self.device), at, cache, places)
+
+    def _attention(self, segments: Sequence[Segment], cache: KvCache) -> Attend:
+        """For rows of decoding requests first, then those of prompts."""
         decoding = [segment for segment in segments if len(segment.tokens) == 1]
-        return _Step(
-            turns=self.weights.turns[at][:, None],
-            cache=cache,
-            cache_rows=cache.rows(torch.tensor(pages, device=self.device), at % cache.page),
-            decoding=len(decoding),
-            decode=lay_out_decode(decoding, cache.keys[0]) if decoding else None,
-            prompts=tuple(self._prompts(segments[len(decoding) :], len(decoding), cache.page)),
-        )
+        first = len(decoding)
+        layout = lay_out_decode(decoding, cache.keys[0]) if decoding else None
+        prompts = tuple(self._prompts(segments[first:], first, cache.page))
+
+        def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            keys, values = cache.keys[index], cache.values[index]
+            mixed = [] if layout is None else [decode_attention(q[:first], keys, values, layout)]
+            for prompt in prompts:
+                rows = prompt.rows
+                if prompt.pages is None:
+                    mixed.append(prompt_attention(q[rows], k[rows], v[rows], 0))
+                else:
+                    end = prompt.position + rows.stop - rows.start
+                    seen_k, seen_v = (gathered(memory, prompt.pages)[:end] for memory in (keys, values))
+                    mixed.append(prompt_attention(q[rows], seen_k, seen_v, prompt.position))
+            return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+        return attend
 
     def _prompts(self, segments: Sequence[Segment], row: int, page: int) -> Iterator[_Prompt]:
         for segment in segments:
@@ -123,27 +159,27 @@ class Transformer:
             )
             row = rows.stop
 
-    def _attend(self, layer: LayerWeights, index: int, hidden: torch.Tensor, step: _Step) -> torch.Tensor:
-        """The sum of `hidden` and what its rows find in the tokens before them."""
-        spec, cache = self.spec, step.cache
+    def _states(self, rows: _Rows, attend: Attend) -> torch.Tensor:
+        """float32 [rows, hidden] behind the last layer; the rows' keys and values are in the cache then."""
+        turns = self.weights.turns[rows.positions][:, None]
+        hidden = self.weights.embedding(rows.ids).float()
+        for index, layer in enumerate(self.weights.layers):
+            q, k, v = self._keep(layer, index, hidden, turns, rows)
+            hidden = hidden.add_(layer.output(attend(index, q, k, v)))
+            gate, up = layer.gate_up(self._norm(hidden, layer.post_norm)).chunk(2, dim=-1)
+            hidden = hidden.add_(layer.down((F.silu(gate.float()).mul_(up)).to(self.dtype)))
+        return hidden
+
+    def _keep(
+        self, layer: LayerWeights, index: int, hidden: torch.Tensor, turns: torch.Tensor, rows: _Rows
+    ) -> tuple[torch.Tensor, ...]:
+        """Queries, keys and values of the rows, [rows, heads, d] each; the last two are kept in the cache."""
+        spec = self.spec
         fused = layer.qkv(self._norm(hidden, layer.input_norm))
         heads = fused.view(len(hidden), spec.heads + 2 * spec.kv_heads, spec.head_dim)
-        self._rotate(heads, layer, step.turns)
-        cache.write(index, step.cache_rows, heads[:, spec.heads :])
-        q, k, v = torch.split(heads, [spec.heads, spec.kv_heads, spec.kv_heads], dim=1)
-        keys, values = cache.keys[index], cache.values[index]
-        mixed = []
-        if step.decode is not None:
-            mixed.append(decode_attention(q[: step.decoding], keys, values, step.decode))
-        for prompt in step.prompts:
-            rows = prompt.rows
-            if prompt.pages is None:
-                mixed.append(prompt_attention(q[rows], k[rows], v[rows], 0))
-            else:
-                end = prompt.position + rows.stop - rows.start
-                seen_k, seen_v = gathered(keys, prompt.pages)[:end], gathered(values, prompt.pages)[:end]
-                mixed.append(prompt_attention(q[rows], seen_k, seen_v, prompt.position))
-        return hidden.add_(layer.output(mixed[0] if len(mixed) == 1 else torch.cat(mixed)))
+        self._rotate(heads, layer, turns)
+        rows.cache.write(index, rows.cache_rows, heads[:, spec.heads :])
+        return torch.split(heads, [spec.heads, spec.kv_heads, spec.kv_heads], dim=1)
 
     def _rotate(self, heads: torch.Tensor, layer: LayerWeights, turns: torch.Tensor) -> None:
         """Turn queries and keys in place. The two halves of a rotary pair lie side by side (see the loader)."""
@@ -155,7 +191,7 @@ class Transformer:
         else:
             exact = turned.float()
         torch.view_as_complex(exact.view(*exact.shape[:2], -1, 2)).mul_(turns)
-        if exact.data_ptr() != turned.data_ptr():
+        if exact is not turned:
             turned.copy_(exact)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:

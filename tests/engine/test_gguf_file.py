@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,8 @@ from serve_app.engine.checkpoint import SafetensorsCheckpoint
 from serve_app.engine.engine import Engine, EngineConfig, SamplingParams
 from serve_app.engine.gguf_file import GgufFile
 from tests.engine.support import QUESTIONS, SMALL_SIZES, generate, randomise, small_tokenizer
+
+gguf = pytest.importorskip("gguf")
 
 NAMES = {
     "model.embed_tokens": "token_embd",

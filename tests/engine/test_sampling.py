@@ -77,7 +77,8 @@ def test_the_distribution_is_that_of_transformers(logits, temperature, top_k, to
     st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=8),
     st.lists(st.integers(0, VOCABULARY - 1), max_size=8),
     st.sampled_from((0.5, 1.0, 1.3)),
-    st.dictionaries(st.integers(0, VOCABULARY - 1), st.sampled_from((-100.0, -1.5, 3.0)), max_size=4),
+    # Some of transformers' versions refuse a bias of token 0.
+    st.dictionaries(st.integers(1, VOCABULARY - 1), st.sampled_from((-100.0, -1.5, 3.0)), max_size=4),
 )
 def test_bias_and_repetition_are_those_of_transformers(logits, prompt, answer, repetition, bias) -> None:
     named = {str(token): amount for token, amount in bias.items()}
