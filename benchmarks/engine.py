@@ -38,6 +38,7 @@ from serve_app.engine.types import EngineConfig
 from serve_app.engine.weights import embedded_llm_path
 
 NEW_TOKENS = 64
+WARM_UP_TOKENS = 4
 AT_ONCE = (1, 4, 16, 32)
 PREFILL = 512
 SHARED = 1000
@@ -81,6 +82,10 @@ class Streaming:
         again = await self._server.run([f"{beginning} {prompts.one(12)}"], 1)
         return fresh.seconds, again.seconds
 
+    def forget(self) -> None:
+        """What was heard so far is not reported."""
+        self._heard.clear()
+
     def latencies(self) -> dict[str, dict[str, float]]:
         """Milliseconds, by how many ran at once."""
         return {str(at_once): _latencies(heard) for at_once, heard in self._heard.items()}
@@ -99,7 +104,11 @@ async def measure(ours: Sequence[Streaming], peers: Sequence[Subject], rounds: i
     prompts = Prompts()
     sides: list[Subject] = [*ours, *peers]
     for side in sides:
-        await side.decode(prompts.several(2, 40), 4)
+        # Each number at once, as some sides prepare for it when they first meet it.
+        for at_once in AT_ONCE:
+            await side.decode(prompts.several(at_once, 40), WARM_UP_TOKENS)
+    for own in ours:
+        own.forget()
     rows: list[Row] = []
     for at_once in AT_ONCE:
         figures = await in_turn({side.name: _decoding(side, prompts, at_once) for side in sides}, rounds)
@@ -197,13 +206,16 @@ def compare_sides(
     path = model_path(options)
     encode = load_tokenizer(path).encode
     others = [Streaming(OverHttp(*named.split("=", 1))) for named in options.peer]
-    peers: list[Subject] = [
-        TransformersPeer(path, getattr(torch, options.dtype), encode, options.device),
-        *others,
-    ]
+    if options.device != "cpu":
+        # Ours without graphs is what the one with graphs is held against.
+        ours, others = ours[:1], [*ours[1:], *others]
+    peers: list[Subject] = [*others]
+    if not options.alone:
+        peers.insert(0, TransformersPeer(path, getattr(torch, options.dtype), encode, options.device))
     rows = asyncio.run(measure(ours, peers, options.rounds))
-    # The aims are about the embedded model.
-    reached = [] if options.random else targets(rows)
+    # The aims are about the embedded model on a CPU, against transformers.
+    aimed = not (options.random or options.alone) and options.device == "cpu"
+    reached = targets(rows) if aimed else []
     show(f"Engine ({', '.join(s.name for s in ours)}); transformers in {options.dtype}", rows, reached)
     if options.device != "cpu":
         details["device"] = torch.cuda.get_device_name(options.device)
@@ -272,7 +284,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="transformers', and ours of `none`",
     )
     add("--random", choices=sorted(SIZES), help="a Llama of this size with random weights, not quantised")
-    add("--device", default="cpu", help="of both in this process: cpu, cuda or cuda:N")
+    add("--device", default="cpu", help="of both in this process: cpu, cuda, cuda:N or auto")
+    add("--alone", action="store_true", help="on a GPU: with and without graphs, no transformers")
     add("--speculate", type=int, default=5, help="ours: tokens guessed at most; 0: none")
     add("--folder", type=Path, default=Path("out/benchmarks"), help="a folder on a real disk")
     add("--serve", action="store_true", help="ours on a Ray Serve of its own, through HTTP")
@@ -280,17 +293,19 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--model", default="smollm2", help="its name there")
     add("--peer", metavar="NAME=URL", action="append", default=[], help="another server, under the same load")
     options = parser.parse_args(arguments)
+    try:
+        options.device = str(choose_device(options.device))
+    except InvalidConfig as error:
+        parser.error(str(error))
     if options.random:
         # What is made of random weights repeats itself soon, and guesses would nearly all be right.
         options.quantize, options.speculate = ["none"], 0
     if (options.random or options.device != "cpu") and (options.serve or options.http):
         parser.error("--random and --device are about this process: leave --serve and --http out")
+    if options.alone and options.device == "cpu":
+        parser.error("--alone leaves nothing to compare with on a CPU")
     if options.peer and not (options.serve or options.http):
         parser.error("--peer is over HTTP, so ours has to be too: add --serve or --http")
-    try:
-        choose_device(options.device)
-    except InvalidConfig as error:
-        parser.error(str(error))
     if any("=" not in named for named in options.peer):
         parser.error("--peer is NAME=URL")
     return options

@@ -1,5 +1,6 @@
 """Models of a real size with random weights, where no weights can be had: speed does not depend on their values."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def write_model(folder: Path, size: str, dtype: torch.dtype, device: torch.devic
         finally:
             torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder)
+    del model
+    gc.collect()
+    if device.type == "cuda":
+        # Or the device's memory stays with torch.
+        torch.cuda.empty_cache()
     _tokenizer().save(str(folder / "tokenizer.json"))
 
 

@@ -127,6 +127,7 @@ def load_model(
     cuda_graphs: bool = True,
 ) -> Transformer:
     """Read all weights. `context` bounds the positions. Raises ModelLoadError for a tensor that misfits."""
+    choose_attention(device)
     kinds = choose_kinds(quantize)
     assembly = _Assembly(checkpoint, dtype, device, kinds)
     spec = checkpoint.spec
@@ -160,6 +161,14 @@ def load_model(
 
 def choose_recorder(device: torch.device) -> Recorder | None:
     return CudaGraphs(device) if device.type == "cuda" else None
+
+
+def choose_attention(device: torch.device) -> None:
+    """cuDNN's attention, which torch prefers on some GPUs, makes a plan for each new length: tenths of a second, for a
+    prompt that takes milliseconds. Of the process as a whole.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class _Assembly:

@@ -2,7 +2,8 @@
 
 A decode step is hundreds of short kernels, and to launch one takes a processor longer than a GPU takes to run it. A
 recording launches all of them at once. It repeats the same operations on the same memory, so that whatever differs
-between two steps has to be in a tensor, and steps are filled up to a few sizes.
+between two steps has to be in a tensor, and steps are filled up to a few sizes: powers of two of requests, and of pages
+of the longest.
 """
 
 import logging
@@ -10,12 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+import numpy as np
 import torch
 
 from serve_app.engine.batch import Segment
 from serve_app.engine.kv_cache import KvCache
 
 Work: TypeAlias = Callable[[], torch.Tensor]
+
+_FILLED = 4
+"""A step may copy so many times the pages that its requests have; where one is much longer than the others it would be
+many times more.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -50,57 +57,63 @@ class RecordedSteps:
         self._recorder: Recorder | None = recorder
         self._device = device
         self._cache: KvCache | None = None
-        self._recordings: dict[tuple[int, int], _Recording] = {}
+        self._recordings: dict[tuple[int, int], _Recording | None] = {}
 
     def __len__(self) -> int:
-        return len(self._recordings)
+        return sum(recording is not None for recording in self._recordings.values())
 
     def logits(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor | None:
-        """float32 [requests, vocabulary] in their order; None for a step that is not recorded: one with several
-        tokens of a request, or any once recording has failed.
+        """float32 [requests, vocabulary] in their order; None for a step that is not played: one with several tokens of
+        a request, one whose requests are of too different a length, one whose recording failed.
         """
         if not all(len(segment.tokens) == segment.wanted == 1 for segment in segments):
             return None
-        longest = max(_pages(segment, cache) for segment in segments)
-        recording = self._recording(_room(len(segments)), _room(longest), cache)
+        pages = [-(-segment.end // cache.page) for segment in segments]
+        size = _room(len(segments)), _room(max(pages))
+        if size[0] * size[1] > _FILLED * sum(pages):
+            return None
+        recording = self._recording(size, cache)
         if recording is None:
             return None
-        recording.table.copy_(_table(segments, cache, recording.table.shape))
+        recording.table.copy_(_table(segments, pages, size, cache.spare))
         # The next step overwrites what was played.
         return recording.play()[: len(segments)].clone()
 
-    def _recording(self, rows: int, pages: int, cache: KvCache) -> _Recording | None:
+    def _recording(self, size: tuple[int, int], cache: KvCache) -> _Recording | None:
         if self._cache is not cache:
             # Recordings know the addresses of the other's memory.
             self._recordings.clear()
             self._cache = cache
-        if (rows, pages) not in self._recordings and self._recorder is not None:
-            table = _table((), cache, (rows, 2 + pages)).to(self._device)
-            try:
-                play = self._recorder.record(lambda: self._step(table, cache))
-            except RuntimeError as error:
-                _log.warning("steps are not recorded, and each kernel is launched by itself: %s", error)
-                self._recorder = None
-            else:
-                self._recordings[rows, pages] = _Recording(table, play)
-        return self._recordings.get((rows, pages))
+        if size not in self._recordings:
+            self._recordings[size] = self._recorded(size, cache)
+        return self._recordings[size]
+
+    def _recorded(self, size: tuple[int, int], cache: KvCache) -> _Recording | None:
+        if self._recorder is None:
+            return None
+        table = _table((), (), size, cache.spare).to(self._device)
+        try:
+            return _Recording(table, self._recorder.record(lambda: self._step(table, cache)))
+        except torch.OutOfMemoryError:
+            _log.warning("no memory to record steps of %d requests with %d pages each", *size)
+        except RuntimeError as error:
+            _log.warning("steps are not recorded, and each kernel is launched by itself: %s", error)
+            self._recorder = None
+        return None
 
 
 def _room(needed: int) -> int:
-    """The next power of two: few sizes, none of which is filled less than by half."""
+    """The next power of two, so that there are few sizes."""
     return 1 << (needed - 1).bit_length()
 
 
-def _pages(segment: Segment, cache: KvCache) -> int:
-    return -(-segment.end // cache.page)
-
-
-def _table(segments: Sequence[Segment], cache: KvCache, shape: tuple[int, int] | torch.Size) -> torch.Tensor:
-    """Rows for the segments, and below them rows that read and write the spare page only."""
-    rows, width = shape
-    table = [[0, 0, *[cache.spare] * (width - 2)] for _ in range(rows)]
-    for row, segment in zip(table, segments, strict=False):
-        own = segment.pages[: _pages(segment, cache)]
+def _table(
+    segments: Sequence[Segment], pages: Sequence[int], size: tuple[int, int], spare: int
+) -> torch.Tensor:
+    """Rows for the segments with so many pages each, and below them rows that read and write the spare page only."""
+    table = np.full((size[0], 2 + size[1]), spare, dtype=np.int64)
+    table[:, :2] = 0
+    for row, segment, count in zip(table, segments, pages, strict=False):
         row[0], row[1] = segment.tokens[0], segment.position
-        row[2 : 2 + len(own)] = own
-    return torch.tensor(table)
+        row[2 : 2 + count] = segment.pages[:count]
+    return torch.from_numpy(table)

@@ -1,7 +1,7 @@
 """Steps that are recorded and played back give what the same steps give without.
 
 A CPU has no graphs to record with, so a tape stands in: like a graph it repeats the same operations with the same
-numbers on the same tensors, and refuses what a graph cannot hold.
+numbers on the same tensors, and refuses what would wait for the device or take numbers from the host.
 """
 
 import logging
@@ -29,7 +29,7 @@ from serve_app.engine.types import SamplingParams
 from tests.engine.support import SMALL_SIZES, Staggered, randomise, small_tokenizer
 
 PAGE = 8
-CONFIG = EngineConfig(dtype="float32", kv_page=PAGE, kv_tokens=512, max_batch=6, threads=1)
+CONFIG = EngineConfig(dtype="float32", device="cpu", kv_page=PAGE, kv_tokens=512, max_batch=6, threads=1)
 
 _aten = torch.ops.aten
 REFUSED = {
@@ -88,12 +88,12 @@ class Tapes:
 
 
 class Broken:
-    def __init__(self) -> None:
-        self.asked = 0
+    def __init__(self, error: RuntimeError) -> None:
+        self.asked, self._error = 0, error
 
     def record(self, work: Work) -> Work:
         self.asked += 1
-        raise RuntimeError("operation not permitted")
+        raise self._error
 
 
 Load = Callable[[Path, Recorder | None, EngineConfig], Engine]
@@ -234,8 +234,9 @@ def test_a_result_outlives_the_next_step(pair: Pair) -> None:
         [Segment((5, 6), (0,), 0, 1)],
         [Segment((5,), (0,), 0, 1), Segment((5, 6, 7), (1,), 0, 1)],
         [Segment((5,), (0,), 0, 0)],
+        [Segment((5,), (row,), 0, 1) for row in range(7)] + [Segment((5,), tuple(range(7, 18)), 80, 1)],
     ],
-    ids=["prompt", "beside a prompt", "nothing wanted"],
+    ids=["prompt", "beside a prompt", "nothing wanted", "one far longer than the others"],
 )
 def test_other_steps_are_not_recorded(pair: Pair, segments: list[Segment]) -> None:
     cache = KvCache(pair.plain.spec, 24, PAGE, pair.plain.dtype, pair.plain.device)
@@ -247,12 +248,20 @@ def test_other_steps_are_not_recorded(pair: Pair, segments: list[Segment]) -> No
 def test_what_cannot_be_recorded_is_computed_without(
     small_folder: Path, load: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = Broken()
+    broken = Broken(RuntimeError("operation not permitted"))
     with caplog.at_level(logging.WARNING):
         found = answers(load(small_folder, broken, CONFIG))
     assert found == answers(load(small_folder, None, CONFIG))
     assert broken.asked == 1
     assert [r.getMessage() for r in caplog.records if "not recorded" in r.getMessage()]
+
+
+def test_a_size_without_memory_leaves_the_others(small_folder: Path, load: Load) -> None:
+    broken = Broken(torch.OutOfMemoryError("no memory"))
+    found = answers(load(small_folder, broken, CONFIG))
+    assert found == answers(load(small_folder, None, CONFIG))
+    assert broken.asked > 3, "each size is tried, once"
+    assert broken.asked < 20
 
 
 def test_recording_can_be_turned_off(small_folder: Path, load: Load) -> None:
@@ -266,7 +275,12 @@ def test_a_gpu_records_with_its_graphs() -> None:
     assert choose_recorder(torch.device("cpu")) is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device that this build of torch can use")
+on_a_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device that this build of torch can use"
+)
+
+
+@on_a_gpu
 def test_graphs_of_a_gpu(folder: Path) -> None:
     config = replace(CONFIG, device="cuda")
     engine = Engine.load(folder, config)
@@ -276,3 +290,30 @@ def test_graphs_of_a_gpu(folder: Path) -> None:
     assert model.recorded
     assert len(model.recorded) > 3
     assert found == answers(Engine.load(folder, replace(config, cuda_graphs=False)))
+
+
+@on_a_gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_of_a_gpu(folder: Path, dtype: str) -> None:
+    """Over prompts that were read in pieces, played twice each, at sizes that are filled and that are not."""
+    config = replace(CONFIG, device="cuda", dtype=dtype)
+    found = []
+    for cuda_graphs in (True, False):
+        model = Engine.load(folder, replace(config, cuda_graphs=cuda_graphs)).bundle.model
+        cache = KvCache(model.spec, 24, PAGE, model.dtype, model.device)
+        prompts = [
+            (tuple(range(5, 5 + length)), (3 * row, 3 * row + 1, 3 * row + 2))
+            for row, length in enumerate((9, 17, 3, 20, 12))
+        ]
+        for tokens, pages in prompts:
+            model.forward([Segment(tokens[:2], pages, 0, 0)], cache)
+            model.forward([Segment(tokens[2:], pages, 2, 1)], cache)
+        steps = [
+            [Segment((7 + step,), pages, len(tokens) + step, 1) for tokens, pages in prompts[:rows]]
+            for rows in (5, 4)
+            for step in range(2)
+        ]
+        found.append([model.forward(step, cache).float().cpu() for step in steps])
+    near = 1e-4 if dtype == "float32" else 0.1
+    for played, plain in zip(*found, strict=True):
+        torch.testing.assert_close(played, plain, rtol=near, atol=near)
