@@ -31,6 +31,10 @@ from tests.engine.support import SMALL_SIZES, Staggered, randomise, small_tokeni
 PAGE = 8
 CONFIG = EngineConfig(dtype="float32", device="cpu", kv_page=PAGE, kv_tokens=512, max_batch=6, threads=1)
 
+SHORT = st.lists(st.integers(1, 2 * PAGE), min_size=1, max_size=6)
+LONG = st.lists(st.integers(PAGE + 1, 4 * PAGE), min_size=1, max_size=6)
+"""Lengths near enough to each other for a step to be recorded."""
+
 _aten = torch.ops.aten
 REFUSED = {
     # Reading a number on the host, a shape that depends on numbers, a tensor made from the host's numbers.
@@ -187,7 +191,7 @@ def pair(small_folder: Path) -> Pair:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.integers(1, 4 * PAGE), min_size=1, max_size=6), st.randoms(use_true_random=False))
+@given(SHORT | LONG, st.randoms(use_true_random=False))
 def test_logits_and_memory_are_the_same(pair: Pair, lengths: list[int], random: Any) -> None:
     """Whatever lies in the memory, and wherever the pages are."""
     recorded, plain = pair.caches
