@@ -12,7 +12,7 @@ define pip-install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-live test-rooms bench soak guidellm chaos check format constraints clean
+.PHONY: help setup setup-dev demo test test-live test-rooms bench soak guidellm emulated chaos check format constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -78,6 +78,11 @@ guidellm: setup-dev ## guidellm, a load client with dependencies of its own, aga
 		.guidellm/bin/python -m pip --disable-pip-version-check install --quiet guidellm==0.8.1; }
 	@GUIDELLM=.guidellm/bin/guidellm $(BIN)/python -m pytest tests/live/test_load_client.py
 
+emulated: setup-dev ## The kernels for AVX-512 and VNNI on an emulated processor; minutes, and nothing about speed
+	@test -d .emulator/bochscpu || $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps \
+		--target .emulator bochscpu-python==0.4.0
+	@$(BIN)/python -m tests.emulation .emulator $(ARGS)
+
 chaos: setup-dev ## Random kills of everything for ROUNDS rounds (SEED=n repeats one); takes long
 	@$(BIN)/python -m pytest -m long tests
 	@$(BIN)/python -m tests.faults.chaos --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))
@@ -96,4 +101,4 @@ constraints: setup-dev ## Write the installed versions to constraints.txt
 	@$(BIN)/python scripts/write_constraints.py
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .guidellm out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .guidellm .emulator out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
