@@ -12,7 +12,7 @@ define pip-install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-live test-rooms bench soak guidellm emulated chaos check format constraints clean
+.PHONY: help setup setup-dev demo test test-live test-rooms test-doors test-parts bench soak guidellm emulated chaos check format constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,9 +38,10 @@ $(VENV)/.dev: $(VENV)/.platform
 demo: setup ## The main job: a question becomes a cited report in out/ (KEEP=1 leaves the platform up)
 	@$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
 
-# Two halves side by side, for two cores: what starts a Ray, and what does not.
+# What starts a Ray, and two halves of what does not, side by side: two cores are never idle then, as the first waits a
+# lot and is over before the others would be in one.
 test: setup-dev ## All tests (real Ray, Serve, model, PostgreSQL)
-	@$(MAKE) --no-print-directory -j2 --output-sync=target test-live test-rooms
+	@$(MAKE) --no-print-directory -j3 --output-sync=target test-live test-doors test-parts
 
 # Threads that meet in a spin lose it all where more of them want to run than there are cores.
 SHARED_CORES := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE
@@ -54,7 +55,16 @@ test-live: setup-dev
 	$(SHARED_CORES) $(BIN)/python -m pytest tests/serving tests/fresh tests/cluster && exit $$shared
 
 test-rooms: setup-dev ## The tests that start no Ray
-	@$(SHARED_CORES) OMP_NUM_THREADS=1 $(POLITELY) $(BIN)/python -m pytest $(addprefix --ignore ,tests/live tests/serving tests/fresh tests/cluster)
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-doors test-parts
+
+DOORS := tests/gateway tests/client tests/coordinator tests/store tests/graphs
+WITHOUT_RAY := $(SHARED_CORES) OMP_NUM_THREADS=1 $(POLITELY) $(BIN)/python -m pytest
+
+test-doors: setup-dev
+	@$(WITHOUT_RAY) $(DOORS)
+
+test-parts: setup-dev
+	@$(WITHOUT_RAY) $(addprefix --ignore ,tests/live tests/serving tests/fresh tests/cluster $(DOORS))
 
 bench: setup-dev ## The benchmarks of docs/benchmarks.md; figures go to out/benchmarks
 	@mkdir -p out/benchmarks

@@ -121,6 +121,21 @@ class ChatRequest:
     sampling: Sampling = Sampling()
     hints: CallHints = CallHints()
 
+    @property
+    def offered(self) -> tuple[ToolSpec, ...]:
+        """The tools that may be called at all."""
+        return () if self.tool_choice == "none" else self.tools
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer has to be a call."""
+        return bool(self.offered) and self.tool_choice not in (None, "auto")
+
+    @property
+    def named_tool(self) -> str | None:
+        """The only tool that may be called, by its name."""
+        return self.tool_choice if self.must_call and self.tool_choice != "required" else None
+
 
 @dataclass(frozen=True, slots=True)
 class ChatChunk:

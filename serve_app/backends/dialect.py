@@ -80,7 +80,7 @@ class Dialect:
 
     def reading(self, request: ChatRequest, prompt: str) -> Reading:
         opened = self.thinks and prompt.rstrip().endswith(THINK)
-        return Reading(self.style if offered_tools(request) else None, self.thinks, opened)
+        return Reading(self.style if request.offered else None, self.thinks, opened)
 
     def hides_special_tokens(self, reading: Reading) -> bool:
         """Whether the answer's text may leave out special tokens: none of them marks a call or a thought."""
@@ -95,19 +95,17 @@ class Dialect:
         Raises:
             InvalidInput: tools, their choice or the response format cannot be used.
         """
-        tools, choice = offered_tools(request), request.tool_choice
+        tools, wanted = request.offered, request.named_tool
         form = asked_form(request.response_format)
         if not tools:
             return None if form is None else self._behind_thought(form, reading)
-        named = [tool for tool in tools if tool.name == choice]
-        if choice not in (None, "auto", "required") and not named:
-            raise InvalidInput(
-                f"tool_choice {str(choice)[:60]!r} is none of the tools", fix="name one of them"
-            )
+        named = [tool for tool in tools if tool.name == wanted]
+        if wanted is not None and not named:
+            raise InvalidInput(f"tool_choice {wanted[:60]!r} is none of the tools", fix="name one of them")
         several = request.parallel_tool_calls and not named
         calls = self.style.form(named or tools, self._marks, several=several, lenient=lenient)
         forced = self.style.forced(calls, self._marks)
-        if choice not in (None, "auto"):
+        if request.must_call:
             return self._behind_thought(forced, reading)
         if form is not None:
             return self._behind_thought(forced | form, reading)
@@ -125,8 +123,3 @@ class Dialect:
         if reading.opened:
             return form.after("thought blank", rules)
         return form.after(f"({literal(THINK, self._marks)} thought blank)?", rules)
-
-
-def offered_tools(request: ChatRequest) -> tuple[ToolSpec, ...]:
-    """The tools that may be called at all."""
-    return () if request.tool_choice == "none" else request.tools

@@ -84,9 +84,8 @@ class OpenAIClient:
         """The answer in pieces. Raises RemoteModelError, ContextLengthExceeded, InvalidInput."""
         body = spoken(request_to_wire(request, self._model, stream=True), self._dialect)
         path = "completions" if "prompt" in body else "chat/completions"
-        forced = bool(request.tools) and request.tool_choice not in (None, "auto", "none")
-        named = forced and request.tool_choice != "required"
-        answer = Answer(one_call=named or not request.parallel_tool_calls, must_call=forced)
+        one_call = request.named_tool is not None or not request.parallel_tool_calls
+        answer = Answer(one_call=one_call, must_call=request.must_call)
         try:
             async with self._http.stream("POST", path, json=body) as response:
                 if response.status_code != 200:

@@ -15,7 +15,7 @@ from manta.errors import ContextLengthExceeded, InvalidInput, MantaError, ModelE
 from manta.machine import usable_cores
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo, Usage
 from serve_app.backends.answer_parts import AnswerParts, Parts
-from serve_app.backends.dialect import Dialect, Reading, offered_tools
+from serve_app.backends.dialect import Dialect, Reading
 from serve_app.engine.engine import Engine
 from serve_app.engine.forms.form import Form
 from serve_app.engine.types import EngineConfig, EngineOutput, GenerationRequest, SamplingParams
@@ -136,13 +136,13 @@ class TorchBackend:
     def _prompt(self, request: ChatRequest) -> tuple[tuple[int, ...], Reading]:
         """The prompt's ids, and how to read the answer. A raw prompt has no thoughts and no tools."""
         raw = request.prompt is not None or bool(request.prompt_ids)
-        if raw and offered_tools(request):
+        if raw and request.offered:
             raise InvalidInput("a raw prompt cannot offer tools", fix="send messages")
         if request.prompt_ids:
             return request.prompt_ids, Reading()
         if request.prompt is not None:
             return tuple(self.engine.encode(request.prompt, add_special_tokens=True)), Reading()
-        text = self.dialect.render(request.messages, offered_tools(request))
+        text = self.dialect.render(request.messages, request.offered)
         return tuple(self.engine.encode(text)), self.dialect.reading(request, text)
 
     async def _form(self, request: ChatRequest, reading: Reading) -> Form | None:
@@ -176,7 +176,6 @@ def _most_tokens(request: ChatRequest, settings: ModelSettings, room: int) -> in
 def _params(
     request: ChatRequest, form: Form | None, reading: Reading, max_tokens: int, *, skip: bool
 ) -> SamplingParams:
-    forced = reading.style is not None and request.tool_choice not in (None, "auto")
     return SamplingParams(
         **asdict(request.sampling),
         max_tokens=max_tokens,
@@ -184,7 +183,7 @@ def _params(
         top_p=request.top_p,
         seed=request.seed,
         # A stop string is for text: it must not cut a call in two.
-        stop=() if forced else request.stop,
+        stop=() if request.must_call else request.stop,
         stop_until="" if reading.style is None else reading.style.marker,
         logprobs=request.logprobs,
         form=form,
