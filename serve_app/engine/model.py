@@ -54,13 +54,13 @@ class _Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """A batch's rows as tensors [rows]: tokens, positions, and what `KvCache.rows` says of their places."""
+class _Tokens:
+    """A batch's tokens, one a row, as tensors [rows]. `places`: what `KvCache.rows` says of where they are kept."""
 
     ids: torch.Tensor
     positions: torch.Tensor
     cache: KvCache
-    cache_rows: torch.Tensor
+    places: torch.Tensor
 
 
 class Transformer:
@@ -101,7 +101,7 @@ class Transformer:
             range(len(segments)), key=lambda i: (len(segments[i].tokens) > 1, segments[i].pages[0])
         )
         ordered = [segments[index] for index in order]
-        hidden = self._states(self._rows(ordered, cache), self._attention(ordered, cache))
+        hidden = self._states(self._tokens(ordered, cache), self._attention(ordered, cache))
         return self._logits(hidden[wanted_rows(segments, order, self.device)])
 
     def _decode(self, table: torch.Tensor, cache: KvCache) -> torch.Tensor:
@@ -109,14 +109,14 @@ class Transformer:
         ids, at, pages = table[:, 0], table[:, 1], table[:, 2:]
         layout = lay_out_paged(pages, at, self.spec.kv_heads, cache.page)
         current = pages.gather(1, (at // cache.page)[:, None])[:, 0]
-        rows = _Rows(ids, at, cache, cache.rows(current, at % cache.page))
+        tokens = _Tokens(ids, at, cache, cache.rows(current, at % cache.page))
 
         def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             return paged_attention(q, cache.keys[index], cache.values[index], layout)
 
-        return self._logits(self._states(rows, attend))
+        return self._logits(self._states(tokens, attend))
 
-    def _rows(self, segments: Sequence[Segment], cache: KvCache) -> _Rows:
+    def _tokens(self, segments: Sequence[Segment], cache: KvCache) -> _Tokens:
         ids = [token for segment in segments for token in segment.tokens]
         positions = [p for segment in segments for p in range(segment.position, segment.end)]
         pages = [
@@ -126,7 +126,7 @@ class Transformer:
         ]
         at = torch.tensor(positions, device=self.device)
         places = cache.rows(torch.tensor(pages, device=self.device), at % cache.page)
-        return _Rows(torch.tensor(ids, device=self.device), at, cache, places)
+        return _Tokens(torch.tensor(ids, device=self.device), at, cache, places)
 
     def _attention(self, segments: Sequence[Segment], cache: KvCache) -> Attend:
         """For rows of decoding requests first, then those of prompts."""
@@ -159,26 +159,26 @@ class Transformer:
             )
             row = rows.stop
 
-    def _states(self, rows: _Rows, attend: Attend) -> torch.Tensor:
-        """float32 [rows, hidden] behind the last layer; the rows' keys and values are in the cache then."""
-        turns = self.weights.turns[rows.positions][:, None]
-        hidden = self.weights.embedding(rows.ids).float()
+    def _states(self, tokens: _Tokens, attend: Attend) -> torch.Tensor:
+        """float32 [rows, hidden] behind the last layer; the tokens' keys and values are in the cache then."""
+        turns = self.weights.turns[tokens.positions][:, None]
+        hidden = self.weights.embedding(tokens.ids).float()
         for index, layer in enumerate(self.weights.layers):
-            q, k, v = self._keep(layer, index, hidden, turns, rows)
+            q, k, v = self._keep(layer, index, hidden, turns, tokens)
             hidden = hidden.add_(layer.output(attend(index, q, k, v)))
             gate, up = layer.gate_up(self._norm(hidden, layer.post_norm)).chunk(2, dim=-1)
             hidden = hidden.add_(layer.down((F.silu(gate.float()).mul_(up)).to(self.dtype)))
         return hidden
 
     def _keep(
-        self, layer: LayerWeights, index: int, hidden: torch.Tensor, turns: torch.Tensor, rows: _Rows
+        self, layer: LayerWeights, index: int, hidden: torch.Tensor, turns: torch.Tensor, tokens: _Tokens
     ) -> tuple[torch.Tensor, ...]:
-        """Queries, keys and values of the rows, [rows, heads, d] each; the last two are kept in the cache."""
+        """Queries, keys and values of the tokens, [rows, heads, d] each; the last two are kept in the cache."""
         spec = self.spec
         fused = layer.qkv(self._norm(hidden, layer.input_norm))
         heads = fused.view(len(hidden), spec.heads + 2 * spec.kv_heads, spec.head_dim)
         self._rotate(heads, layer, turns)
-        rows.cache.write(index, rows.cache_rows, heads[:, spec.heads :])
+        tokens.cache.write(index, tokens.places, heads[:, spec.heads :])
         return torch.split(heads, [spec.heads, spec.kv_heads, spec.kv_heads], dim=1)
 
     def _rotate(self, heads: torch.Tensor, layer: LayerWeights, turns: torch.Tensor) -> None:
