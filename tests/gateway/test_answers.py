@@ -191,9 +191,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("thing", ["runs", "threads", "schedules"])
 async def test_what_is_anothers_unknown_or_no_id_at_all_is_answered_alike(
-    local: Local, states: dict[str, str], thing: str
+    local: Local, states: dict[str, str], thing: str, monkeypatch: pytest.MonkeyPatch
 ):
-    local.api.dependency_overrides[caller_of] = lambda: Caller("other", "somebody")  # type: ignore[arg-type]
+    monkeypatch.setitem(local.api.dependency_overrides, caller_of, lambda: Caller("other", "somebody"))  # type: ignore[arg-type]
     schedule = "" if thing != "schedules" else UNKNOWN
     foreign = {"runs": states["done"], "threads": states["thread"], "schedules": schedule}[thing]
     seen = set()

@@ -267,14 +267,14 @@ async def test_a_thread_is_made_for_a_run_that_is_to_be_kept(local: Local):
     assert "thread_id" not in await local.json("POST", "/runs", json={**body, "on_completion": "delete"})
 
 
-async def test_another_tenant_sees_and_changes_nothing(local: Local):
+async def test_another_tenant_sees_and_changes_nothing(local: Local, monkeypatch: pytest.MonkeyPatch):
     run = await waiting(local)
     thread = (await local.json("POST", "/threads", json={}))["thread_id"]
     await local.json("PUT", "/store/items", 204, json={"namespace": ["a"], "key": "k", "value": {}})
     schedule = (await local.json("POST", "/schedules", json={"graph": "echo", "cron": "0 7 * * *"}))[
         "schedule_id"
     ]
-    local.api.dependency_overrides[caller_of] = lambda: Caller("other", "somebody")  # type: ignore[arg-type]
+    monkeypatch.setitem(local.api.dependency_overrides, caller_of, lambda: Caller("other", "somebody"))  # type: ignore[arg-type]
     assert await local.json("GET", "/approvals") == []
     assert await local.json("POST", "/runs/search", json={}) == []
     assert await local.json("POST", "/threads/search", json={}) == []
@@ -303,7 +303,7 @@ async def test_another_tenant_sees_and_changes_nothing(local: Local):
         request = {} if body is None else {"json": body}
         assert (await local.json(method, path, 404, **request))["code"] == "not_found", path
     await local.json("POST", "/runs", 404, json={"agent_id": "echo", "thread_id": thread})
-    local.api.dependency_overrides.clear()
+    monkeypatch.undo()
     assert len(await local.json("GET", "/approvals")) == 1
     assert (await local.json("GET", f"/threads/{thread}"))["metadata"] == {}
     assert (await local.json("GET", f"/schedules/{schedule}"))["enabled"] is True
