@@ -57,7 +57,7 @@ test-live: setup-dev
 test-rooms: setup-dev ## The tests that start no Ray
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-doors test-parts
 
-DOORS := tests/gateway tests/client tests/coordinator tests/store tests/graphs
+DOORS := tests/gateway tests/client tests/cli tests/coordinator tests/store tests/graphs
 WITHOUT_RAY := $(SHARED_CORES) OMP_NUM_THREADS=1 $(POLITELY) $(BIN)/python -m pytest
 
 test-doors: setup-dev
