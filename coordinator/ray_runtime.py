@@ -21,7 +21,7 @@ from manta.errors import NotFound, Unavailable
 from manta.ids import RunId, StepKey
 from manta.messages import Task, TaskResult
 from manta.patience import while_unavailable
-from tools.ray_calls import NAMESPACE, unwrap
+from tools.ray_calls import NAMESPACE, own_error
 
 CALLS_AT_ONCE = 128
 """Of one actor: a call that waits for each coordinator, and short ones."""
@@ -131,13 +131,9 @@ class _RayLink:
                 raise
             # The actor's end also shows as a cancelled call.
             raise self._died(error) from None
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error, ray.exceptions.TaskCancelledError):
-                raise self._died(error) from None
-            raise unwrap(error) from None
         except ray.exceptions.RayError as error:
-            # The actor died, or the answer was lost with the node it lay on.
-            raise self._died(error) from None
+            # If it is not the method's own, the actor died, or the answer was lost with the node it lay on.
+            raise own_error(error) or self._died(error) from None
 
     def _died(self, error: BaseException) -> Unavailable:
         cause = " ".join(str(error).split())[:200]

@@ -68,6 +68,18 @@ def _restore(name: str, error: type[Unavailable]) -> NamedActor:
     return NamedActor(name, error=error)
 
 
+def own_error(error: Exception) -> Exception | None:
+    """What a remote method raised; None where Ray ended the call.
+
+    A call that Ray cancelled after it had begun looks like both.
+    """
+    if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(
+        error, ray.exceptions.TaskCancelledError
+    ):
+        return unwrap(error)
+    return None
+
+
 def unwrap(error: ray.exceptions.RayTaskError) -> Exception:
     """The MantaError that a remote method raised, or one that tells of another exception there."""
     cause = error.cause

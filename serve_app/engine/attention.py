@@ -39,7 +39,7 @@ class DecodeLayout:
 def lay_out_decode(segments: Sequence[Segment], keys: torch.Tensor) -> DecodeLayout:
     """Lay out segments of one token each over keys [pages, kv_heads, page, d]."""
     device, kv_heads, page = keys.device, keys.shape[1], keys.shape[2]
-    pages = [segment.pages[: -(-segment.end // page)] for segment in segments]
+    pages = [segment.filled(page) for segment in segments]
     used = [p for own in pages for p in own]
     first, last = min(used), max(used)
     dense = last - first + 1 <= _SPARSE * len(used)

@@ -21,6 +21,10 @@ class Segment:
         """How many tokens of the request are in the cache after this step, guesses included."""
         return self.position + len(self.tokens)
 
+    def filled(self, page: int) -> tuple[int, ...]:
+        """Its pages of so many places that hold something after this step."""
+        return self.pages[: -(-self.end // page)]
+
     @property
     def guessed(self) -> tuple[int, ...]:
         """Its tokens that are a guess."""

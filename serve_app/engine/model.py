@@ -153,7 +153,7 @@ class Transformer:
     def _prompts(self, segments: Sequence[Segment], row: int, page: int) -> Iterator[_Prompt]:
         for segment in segments:
             rows = slice(row, row + len(segment.tokens))
-            pages = segment.pages[: -(-segment.end // page)] if segment.position else None
+            pages = segment.filled(page) if segment.position else None
             yield _Prompt(
                 rows, segment.position, None if pages is None else torch.tensor(pages, device=self.device)
             )

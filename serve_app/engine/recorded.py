@@ -68,9 +68,9 @@ class RecordedSteps:
         """
         if not all(len(segment.tokens) == segment.wanted == 1 for segment in segments):
             return None
-        pages = [-(-segment.end // cache.page) for segment in segments]
-        size = _room(len(segments)), _room(max(pages))
-        if size[0] * size[1] > _FILLED * sum(pages):
+        pages = [segment.filled(cache.page) for segment in segments]
+        size = _room(len(segments)), _room(max(map(len, pages)))
+        if size[0] * size[1] > _FILLED * sum(map(len, pages)):
             return None
         recording = self._recording(size, cache)
         if recording is None:
@@ -108,12 +108,12 @@ def _room(needed: int) -> int:
 
 
 def _table(
-    segments: Sequence[Segment], pages: Sequence[int], size: tuple[int, int], spare: int
+    segments: Sequence[Segment], pages: Sequence[Sequence[int]], size: tuple[int, int], spare: int
 ) -> torch.Tensor:
-    """Rows for the segments with so many pages each, and below them rows that read and write the spare page only."""
+    """Rows for the segments and their pages, and below them rows that read and write the spare page only."""
     table = np.full((size[0], 2 + size[1]), spare, dtype=np.int64)
     table[:, :2] = 0
-    for row, segment, count in zip(table, segments, pages, strict=False):
+    for row, segment, own in zip(table, segments, pages, strict=False):
         row[0], row[1] = segment.tokens[0], segment.position
-        row[2 : 2 + count] = segment.pages[:count]
+        row[2 : 2 + len(own)] = own
     return torch.from_numpy(table)

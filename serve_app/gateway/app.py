@@ -119,6 +119,7 @@ def build_api(platform: Platform) -> FastAPI:
     api.state.platform = platform
     shared = _routes()
     api.router.routes.extend(shared.routes)
+    # Where the shared routes look for them.
     api.dependency_overrides = shared.dependency_overrides
     errors.install(api)
     # The one added last is asked first.

@@ -13,7 +13,7 @@ from manta.errors import MantaError, Overloaded, ReplicaLost
 from manta.messages import ChatChunk, ChatMessage, ChatRequest, ModelInfo
 from serve_app.models.deployment import DEPLOYMENT
 from serve_app.models.names import EMBEDDER_APP, model_app
-from tools.ray_calls import unwrap
+from tools.ray_calls import own_error
 
 OWN_END_S = 0.5
 """How long a caller's own cancellation may take to arrive behind that of its call; with none the replica is lost."""
@@ -133,10 +133,9 @@ class ServeEmbedder:
 
 def _translated(name: str, error: Exception) -> Exception:
     """What went wrong between here and a replica, as an error of ours."""
-    if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(
-        error, ray.exceptions.TaskCancelledError
-    ):
-        return unwrap(error)
+    own = own_error(error)
+    if own is not None:
+        return own
     if isinstance(error, BackPressureError):
         return Overloaded(f"model {name} has too many requests waiting", fix="try again later")
     if isinstance(error, ray.exceptions.RayError | RayServeException):

@@ -12,7 +12,7 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from manta.errors import InvalidInput, ModelError
+from manta.errors import ModelError
 from serve_app.engine.bundle import ModelBundle
 from serve_app.engine.core import EngineCore
 from serve_app.engine.engine import Engine, EngineConfig, GenerationRequest, SamplingParams
@@ -313,28 +313,6 @@ def test_a_form_survives_preemption(small: ModelBundle) -> None:
     assert all(re.fullmatch("[0-9a-f]{60}", tight.text(id)) for id in "0123")
 
 
-@pytest.mark.parametrize(
-    ("form", "cause"),
-    [
-        (forms.json_schema({"type": "bogus"}), "Invalid type: bogus"),
-        (forms.json_schema({"type": "array", "uniqueItems": True}), "uniqueItems"),
-        (forms.json_schema({"$ref": "http://localhost/x"}), "does not fetch"),
-        (forms.json_schema({"enum": []}), ""),
-        (forms.regex("a(b"), "unclosed group"),
-        (forms.lark("no grammar"), ""),
-        (forms.lark("start: missing"), "missing"),
-    ],
-)
-def test_broken_forms_are_refused_with_their_cause(small: ModelBundle, form: Form, cause: str) -> None:
-    engine = Engine(small, CONFIG)
-    with pytest.raises(InvalidInput, match="form of the answer") as raised:
-        engine.prepare(form)
-    assert cause in raised.value.message
-    assert len(raised.value.message) < 400
-    with pytest.raises(InvalidInput):
-        engine.submit(GenerationRequest("a", PROMPT, held(form)), Collector())
-
-
 def test_a_lenient_form_holds_what_can_be_held(small: ModelBundle) -> None:
     schema = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 4, "uniqueItems": True}
     heard = run(small, held(forms.json_schema(schema, lenient=True), temperature=1.0, seed=1))
@@ -344,25 +322,6 @@ def test_a_lenient_form_holds_what_can_be_held(small: ModelBundle) -> None:
 def test_a_callers_options_do_not_loosen_the_blanks(small: ModelBundle) -> None:
     schema = {**PERSON, "x-guidance": {"whitespace_flexible": True}}
     assert "\n" not in run(small, held(forms.json_schema(schema), temperature=3.0, seed=2)).text("0")
-
-
-def test_a_compiled_form_is_kept(small: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler, compiled = compiler_of(small), []
-    whole = FormCompiler._compile
-    monkeypatch.setattr(
-        FormCompiler, "_compile", lambda self, grammar: compiled.append(grammar) or whole(self, grammar)
-    )
-    first, second = (compiler.guide(forms.choice(["x", "y"])) for _ in range(2))
-    assert len(compiled) == 1
-    first.accept(small.tokenizer.encode("x")[0])
-    assert first.stopped
-    assert not second.stopped
-
-
-def test_a_token_that_is_not_allowed_is_an_error(small: ModelBundle) -> None:
-    guide = compiler_of(small).guide(forms.choice(["x", "y"]))
-    with pytest.raises(ModelError, match="form"):
-        guide.accept(small.tokenizer.encode("z")[0])
 
 
 def test_a_form_that_breaks_ends_only_its_request(small: ModelBundle) -> None:

@@ -296,9 +296,9 @@ def test_graphs_of_a_gpu(folder: Path) -> None:
     assert found == answers(Engine.load(folder, replace(config, cuda_graphs=False)))
 
 
-def logits_of_steps(folder: Path, config: EngineConfig) -> torch.Tensor:
+def logits_of_steps(engine: Engine) -> torch.Tensor:
     """Over prompts that were read in pieces, at sizes that are filled and that are not, two steps of each."""
-    model = Engine.load(folder, config).bundle.model
+    model = engine.bundle.model
     cache = KvCache(model.spec, 24, PAGE, model.dtype, model.device)
     prompts = [
         (tuple(range(5, 5 + length)), (3 * row, 3 * row + 1, 3 * row + 2))
@@ -318,16 +318,17 @@ def logits_of_steps(folder: Path, config: EngineConfig) -> torch.Tensor:
 @on_a_gpu
 @pytest.mark.parametrize(("dtype", "near"), [("float32", 0.9999), ("bfloat16", 0.99)])
 def test_logits_of_a_gpu_are_those_of_a_cpu(folder: Path, dtype: str, near: float) -> None:
-    exact = logits_of_steps(folder, CONFIG)
+    exact = logits_of_steps(Engine.load(folder, CONFIG))
     for cuda_graphs in (True, False):
         config = replace(CONFIG, device="cuda", dtype=dtype, cuda_graphs=cuda_graphs)
-        found = logits_of_steps(folder, config)
+        found = logits_of_steps(Engine.load(folder, config))
         assert torch.nn.functional.cosine_similarity(found, exact).min() > near
 
 
 def test_steps_in_bfloat16_are_near_those_in_float32(folder: Path, load: Load) -> None:
     """As on a GPU, with what a CPU has."""
-    exact = logits_of_steps(folder, CONFIG)
-    load(folder, Tapes(), CONFIG)
-    found = logits_of_steps(folder, replace(CONFIG, dtype="bfloat16"))
+    tapes = Tapes()
+    exact = logits_of_steps(load(folder, None, CONFIG))
+    found = logits_of_steps(load(folder, tapes, replace(CONFIG, dtype="bfloat16")))
+    assert tapes.played == 5, "the steps, and a last piece of one token"
     assert torch.nn.functional.cosine_similarity(found, exact).min() > 0.99
